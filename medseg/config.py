@@ -1,0 +1,271 @@
+"""Settings as data: pydantic models, each of which stands in a YAML file or in a model's metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medseg.errors import ConfigError
+from medseg.labels import LabelSet
+
+SpacingEntry = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Axis = Literal[0, 1, 2]
+
+
+class Settings(BaseModel):
+    """Base: immutable, and a misspelt key is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NormaliseIntensity(Settings):
+    """Zero mean and unit standard deviation, per channel and scan (MR)."""
+
+    kind: Literal["normalise"] = "normalise"
+    nonzero: bool = False  # over the non-zero voxels alone
+
+
+class ScaleIntensityRange(Settings):
+    """A fixed window, such as Hounsfield units from `low` to `high`, to 0..1, clipped (CT)."""
+
+    kind: Literal["window"] = "window"
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScaleIntensityRange:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class ScaleIntensityPercentiles(Settings):
+    """The window between two percentiles of the scan to 0..1, clipped (photographs, ultrasound)."""
+
+    kind: Literal["percentiles"] = "percentiles"
+    low: float = Field(1.0, ge=0, le=100)
+    high: float = Field(99.0, ge=0, le=100)
+
+
+Intensity = Annotated[
+    NormaliseIntensity | ScaleIntensityRange | ScaleIntensityPercentiles,
+    Field(discriminator="kind"),
+]
+
+
+class Preparation(Settings):
+    """What is done to every scan before the network sees it, in training and in prediction alike.
+
+    In this order: crop to the foreground, reorient, resample, scale intensities.
+    """
+
+    orientation: str = "RAS"
+    spacing_mm: tuple[SpacingEntry, SpacingEntry, SpacingEntry] = (None, None, None)  # None keeps the scan's own
+    foreground_above: float | None = None  # crop to the box of voxels above this stored value; None keeps all
+    intensity: Intensity = NormaliseIntensity()
+
+    @field_validator("orientation")
+    @classmethod
+    def _axis_codes(cls, orientation: str) -> str:
+        if sorted("RAS"["RLAPSI".index(c) // 2] if c in "RLAPSI" else c for c in orientation) != ["A", "R", "S"]:
+            raise ValueError(f"{orientation!r} does not name each of the axes R/L, A/P and S/I once, like RAS")
+        return orientation
+
+
+class Windows(Settings):
+    """How a network is swept over a volume. Every choice here can change labels, so it belongs to the model.
+
+    Attributes:
+        size: Window in voxels (I, J, K) of the prepared grid; a 2D network has one entry equal to 1.
+        overlap: Share of a window's length that the next window covers again.
+        weights: "gaussian" as MONAI weighs windows (sd = size/8, clamped below at 1e-3), or "constant".
+        average: What overlapping windows (and mirrored passes) average.
+        context: Neighbour slices on each side that a 2D network sees as further channels (2.5D).
+        padding_value: Fills windows that reach beyond the volume, in prepared units.
+        mirror_axes: Axes along which mirrored passes are averaged (test-time augmentation).
+        interpolation: From the prepared grid to the scan's own: linear on the scores, or nearest.
+    """
+
+    size: Size
+    overlap: float = Field(0.5, ge=0, lt=1)
+    weights: Literal["gaussian", "constant"] = "gaussian"
+    average: Literal["logits", "probabilities"] = "logits"
+    context: int = Field(0, ge=0)
+    padding_value: float = 0.0
+    mirror_axes: tuple[Axis, ...] = ()
+    interpolation: Literal["linear", "nearest"] = "linear"
+
+    @property
+    def thin_axis(self) -> int | None:
+        """The axis that a 2D network does not see, or None for a 3D network."""
+        return self.size.index(1) if 1 in self.size else None
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> Windows:
+        if self.size.count(1) > 1:
+            raise ValueError(f"window {self.size} has more than one thin axis")
+        if self.context and self.thin_axis is None:
+            raise ValueError("context (2.5D) needs a window that is one voxel thick")
+        return self
+
+
+class NetworkSettings(Settings):
+    """Which architecture, and how it is set up; `settings` are the keyword arguments of its builder."""
+
+    architecture: str
+    spatial_dims: Literal[2, 3] = 3
+    in_channels: int = Field(1, ge=1)
+    settings: dict[str, Any] = {}
+
+
+class Accepts(Settings):
+    """Which scans a model was made for.
+
+    Attributes:
+        modalities: DICOM modalities. A file that does not say its modality is not turned away for it.
+        dimensions: 3 for volumes, 2 for single images or slices.
+        field_of_view_mm: Smallest and largest extent along any axis that the scan may have, in mm.
+    """
+
+    modalities: tuple[str, ...] = ()
+    dimensions: Literal[2, 3] = 3
+    field_of_view_mm: tuple[float, float] = (0.0, float("inf"))
+
+
+class DataSettings(Settings):
+    """Where cases come from and how they are split.
+
+    Attributes:
+        root: Folder of a Medical Segmentation Decathlon task (dataset.json), an nnU-Net raw dataset,
+            or a CSV file of image/label pairs; relative to the configuration file.
+        folds: The sorted case names are dealt to this many folds in turn.
+        fold: The fold that takes no part in training.
+        validation: Names of the cases that take no part in training, instead of folds.
+    """
+
+    root: Path
+    folds: int = Field(5, ge=2)
+    fold: int = Field(0, ge=0)
+    validation: tuple[str, ...] = ()
+
+
+class Augmentation(Settings):
+    """Random changes to training cases: probabilities and ranges of MONAI's transforms."""
+
+    rotation_deg: float = 20.0
+    scaling: float = 0.2
+    translation_voxels: float = 3.0
+    spatial_probability: float = Field(0.9, ge=0, le=1)
+    flip_axes: tuple[Axis, ...] = ()
+    noise_sd: float = 0.1
+    blur_sd_voxels: float = 1.0
+    brightness: float = 0.25
+    gamma: float = 0.3
+    bias_field: float = 0.3
+    intensity_probability: float = Field(0.2, ge=0, le=1)
+
+
+class TrainingSettings(Settings):
+    """How a network is trained.
+
+    Attributes:
+        patch: Voxels (I, J, K) of one training sample; one entry is 1 for a 2D network.
+        samples_per_case: Patches drawn from a case in an epoch.
+        foreground_share: Share of the patches that are centred on a labelled voxel.
+        ema_decay: Decay per step of the averaged weights that are validated and shipped; 0 switches it off.
+    """
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(2, ge=1)
+    samples_per_case: int = Field(1, ge=1)
+    patch: Size
+    foreground_share: float = Field(0.67, ge=0, le=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_steps: int = Field(100, ge=0)
+    poly_power: float = Field(0.9, gt=0)
+    gradient_clip: float = Field(12.0, gt=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: int = Field(5, ge=1)
+    seed: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0)
+    augmentation: Augmentation = Augmentation()
+
+
+class ModelCard(Settings):
+    """What people must know of a model before they use it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str = "1.0.0"
+    title: str
+    description: str
+    intended_use: str
+    limits: str
+    data_source: str
+    licence: str
+    authors: str = "medseg developers"
+
+
+class TrainConfig(Settings):
+    """One YAML in configs/train: one complete training run."""
+
+    card: ModelCard
+    data: DataSettings
+    labels: LabelSet
+    accepts: Accepts = Accepts()
+    preparation: Preparation = Preparation()
+    network: NetworkSettings
+    windows: Windows
+    training: TrainingSettings
+
+
+class PredictConfig(Settings):
+    """One YAML in configs/predict: the settings of `medseg predict`, under the names of its options."""
+
+    model: str | None = None
+    device: str | None = None
+    overlap: float | None = Field(None, ge=0, lt=1)
+    disable_tta: bool = False
+    fast: bool = False
+    roi_subset: tuple[str, ...] = ()
+    output_type: Literal["nifti"] = "nifti"
+    statistics: bool = True
+    preview: bool = True
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def load_config(path: Path, kind: type[S]) -> S:
+    """Read one YAML file into a settings model.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or a setting is unknown or out of range.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error.__class__.__name__}); give an existing YAML file.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return validate(content, kind, where=str(path))
+
+
+def validate(content: object, kind: type[S], *, where: str) -> S:
+    """Check parsed settings; the first thing that is wrong becomes one line.
+
+    Raises:
+        ConfigError: If a setting is unknown, missing or out of range.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"{where}: {key}: {first['msg']}.") from None

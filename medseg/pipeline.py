@@ -1,0 +1,70 @@
+"""The whole program on one page: from a scan to its segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from medseg.geometry import Geometry
+from medseg.inference import Progress, predict, resample, silent
+from medseg.labels import LabelSet
+from medseg.model import Model
+from medseg.prepare import prepare
+from medseg.volume import Segmentation, Slab, Volume
+
+Refiner: TypeAlias = Callable[[Iterator[Slab], Volume], Iterator[Slab]]
+
+
+def segment(
+    volume: Volume,
+    model: Model,
+    *,
+    refiners: Sequence[Refiner] = (),
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
+) -> Segmentation:
+    """Label every voxel of a scan.
+
+    Planes of scores stream from the network to the labels, so peak memory depends on classes × window depth × plane,
+    never on the scan's depth.
+
+    Args:
+        volume: The scan (C, I, J, K) on its own grid.
+        model: What to segment with; `load_model` gives one.
+        refiners: Applied in order to the slabs on the scan's own grid, such as a dense CRF.
+        device: Where the network runs.
+        progress: Called with (windows done, windows in all).
+
+    Returns:
+        Labels (I, J, K) on the scan's own grid, in the smallest integer type that holds them.
+
+    Raises:
+        ModelError: If the scan has other channels than the model takes.
+        InputError: If the scan has nothing to segment.
+    """
+    prepared = prepare(volume, model.preparation)
+    slabs = predict(prepared, model.network, model.windows, device=device, progress=progress)
+    slabs = resample(slabs, prepared.geometry, to=volume.geometry, interpolation=model.windows.interpolation)
+    for refine in refiners:
+        slabs = refine(slabs, volume)
+    return label(slabs, model.labels, volume.geometry)
+
+
+def label(slabs: Iterable[Slab], labels: LabelSet, geometry: Geometry) -> Segmentation:
+    """Take the highest score of every voxel, plane by plane.
+
+    Args:
+        slabs: Complete planes on the grid of `geometry`; planes that no slab brings are background.
+        labels: Channel 0 of a slab is background, channel n the nth label of the set.
+        geometry: The scan's own.
+    """
+    array = np.zeros(geometry.shape, dtype=labels.dtype)
+    index_of_channel = np.array((0, *labels.indices), dtype=labels.dtype)
+    for slab in slabs:
+        planes = [slice(None)] * 3
+        planes[slab.axis] = slice(slab.start, slab.stop)
+        array[tuple(planes)] = index_of_channel[slab.scores.argmax(dim=0).cpu().numpy()]
+    return Segmentation(array, geometry, labels)

@@ -1,0 +1,106 @@
+"""From a scan as it was read to a scan as a model wants it: MONAI transforms from one description.
+
+Training, prediction and the bundle's `configs/inference.json` all take their transforms from `steps`, so the three
+cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai import transforms
+from monai.data.meta_tensor import MetaTensor
+
+from medseg.config import NormaliseIntensity, Preparation, ScaleIntensityPercentiles, ScaleIntensityRange
+from medseg.errors import GeometryError, InputError
+from medseg.geometry import Geometry
+from medseg.volume import Segmentation, Volume
+
+
+class Step(NamedTuple):
+    """A MONAI transform by its array-transform name, its arguments, and whether it moves voxels."""
+
+    name: str
+    arguments: dict[str, Any]
+    spatial: bool
+
+
+def steps(preparation: Preparation) -> list[Step]:
+    """The MONAI transforms that a preparation stands for, in order."""
+    chosen = []
+    if preparation.foreground_above is not None:
+        chosen.append(Step("CropForeground", {"select_fn": Above(preparation.foreground_above)}, spatial=True))
+    # `labels=None` takes left/right and so on from the affine, not from named axes.
+    chosen.append(Step("Orientation", {"axcodes": preparation.orientation, "labels": None}, spatial=True))
+    if any(preparation.spacing_mm):
+        pixdim = [-1.0 if spacing is None else spacing for spacing in preparation.spacing_mm]  # -1 keeps the scan's own
+        arguments = {"pixdim": pixdim, "mode": "bilinear", "padding_mode": "border", "dtype": "float32"}
+        chosen.append(Step("Spacing", arguments, spatial=True))
+    match preparation.intensity:
+        case NormaliseIntensity(nonzero=nonzero):
+            chosen.append(Step("NormalizeIntensity", {"nonzero": nonzero, "channel_wise": True}, spatial=False))
+        case ScaleIntensityRange(low=low, high=high):
+            arguments = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+            chosen.append(Step("ScaleIntensityRange", arguments, spatial=False))
+        case ScaleIntensityPercentiles(low=low, high=high):
+            arguments = {"lower": low, "upper": high, "b_min": 0.0, "b_max": 1.0, "clip": True, "channel_wise": True}
+            chosen.append(Step("ScaleIntensityRangePercentiles", arguments, spatial=False))
+    return chosen
+
+
+class Above:
+    """Foreground test for MONAI's `CropForeground`: voxels above a stored value."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image > self.threshold
+
+
+def prepare(volume: Volume, preparation: Preparation) -> Volume:
+    """Bring a scan onto the model's grid and intensity scale.
+
+    Args:
+        volume: Array (C, I, J, K) of any integer or float type.
+        preparation: The model's own.
+
+    Returns:
+        A volume of float32 whose geometry tells where its voxels lie in the patient.
+
+    Raises:
+        InputError: If the scan has no foreground, or no variation to normalise by.
+    """
+    image = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32)),
+        affine=torch.from_numpy(volume.geometry.affine.copy()),
+    )
+    for step in steps(preparation):
+        if step.name == "CropForeground" and not step.arguments["select_fn"](image).any():
+            raise InputError(f"No voxel is above {preparation.foreground_above:g}: nothing is left to segment.")
+        image = getattr(transforms, step.name)(**step.arguments)(image)
+    geometry = Geometry(tuple(image.shape[1:]), image.affine.numpy())  # type: ignore[arg-type]
+    return Volume(image.as_tensor().numpy(), geometry, volume.modality, volume.findings)
+
+
+def prepare_labels(segmentation: Segmentation, prepared: Geometry) -> Segmentation:
+    """Bring a reference onto the grid of its prepared scan by nearest neighbour.
+
+    Args:
+        segmentation: Labels on any grid.
+        prepared: Geometry that `prepare` gave the scan.
+
+    Raises:
+        GeometryError: If the prepared grid does not touch the segmentation.
+    """
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in prepared.shape], indexing="ij"), axis=-1)
+    to_labels = prepared.index_map(segmentation.geometry)
+    nearest = np.rint(indices @ to_labels[:3, :3].T + to_labels[:3, 3]).astype(np.int64)
+    inside = np.all((nearest >= 0) & (nearest < segmentation.array.shape), axis=-1)
+    if not inside.any():
+        raise GeometryError(f"Labels ({segmentation.geometry}) and scan ({prepared}) do not overlap in space.")
+    labels = np.zeros(prepared.shape, dtype=segmentation.array.dtype)
+    labels[inside] = segmentation.array[tuple(nearest[inside].T)]
+    return Segmentation(labels, prepared, segmentation.labels, segmentation.findings)

@@ -1,0 +1,92 @@
+"""Voxels with their place in the patient: scans, segmentations, and the slabs that stream between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.errors import GeometryError
+from medseg.geometry import Geometry
+from medseg.labels import LabelSet
+from medseg.study import Finding
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan.
+
+    Attributes:
+        array: Intensities (C, I, J, K), integer or float; a 2D image has K = 1.
+        geometry: Where the voxels lie.
+        modality: DICOM modality ("CT", "MR", ...) or None where the file does not say.
+        findings: Doubts and repairs that came with reading it.
+
+    Raises:
+        GeometryError: If the array's shape is not (C, *geometry.shape).
+    """
+
+    array: NDArray[Any]
+    geometry: Geometry
+    modality: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:
+            raise GeometryError(f"Array has shape {self.array.shape}, expected (C, {self.geometry.shape}).")
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A label for every voxel.
+
+    Attributes:
+        array: Label indices (I, J, K), an integer type; 0 is background.
+        geometry: Where the voxels lie.
+        labels: What the indices mean; None where a file does not say.
+        findings: Doubts and repairs of the scan and of the segmentation.
+
+    Raises:
+        GeometryError: If the array's shape is not geometry.shape.
+    """
+
+    array: NDArray[np.integer[Any]]
+    geometry: Geometry
+    labels: LabelSet | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.geometry.shape:
+            raise GeometryError(f"Labels have shape {self.array.shape}, expected {self.geometry.shape}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Consecutive complete planes of class scores, on their way from the network to the labels.
+
+    Attributes:
+        scores: (classes, I, J, K) with only this slab's planes along `axis`.
+        axis: The axis (0, 1 or 2) along which slabs follow one another.
+        start: Index of the slab's first plane along `axis`.
+        are_probabilities: Whether the scores are probabilities; otherwise they are logits.
+    """
+
+    scores: torch.Tensor
+    axis: int
+    start: int
+    are_probabilities: bool = False
+
+    @property
+    def stop(self) -> int:
+        """One past the index of the last plane."""
+        return self.start + int(self.scores.shape[1 + self.axis])
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """(classes, I, J, K), summing to one over the classes."""
+        return self.scores if self.are_probabilities else self.scores.softmax(dim=0)
