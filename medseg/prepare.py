@@ -57,6 +57,7 @@ class Above:
         self.threshold = threshold
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Voxels (C, I, J, K) to whether each is foreground."""
         return image > self.threshold
 
 

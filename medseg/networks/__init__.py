@@ -1,0 +1,71 @@
+"""Networks: image tensor in, logits of the same size out. One paper a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from medseg.errors import ConfigError
+from medseg.networks.unet import UNet
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An entry of the table of architectures.
+
+    Attributes:
+        name: What `build` and configurations call it.
+        builder: Called with spatial_dims, in_channels, num_classes and the settings.
+        title: The name in print.
+        paper: Where it was published.
+        year: Of the first publication.
+    """
+
+    name: str
+    builder: Callable[..., nn.Module]
+    title: str
+    paper: str
+    year: int
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of the settings that the builder takes."""
+        given = ("self", "spatial_dims", "in_channels", "num_classes")
+        return tuple(name for name in inspect.signature(self.builder).parameters if name not in given)
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015),)
+
+
+def build(name: str, *, spatial_dims: int, in_channels: int, num_classes: int, **settings: Any) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Args:
+        name: One of `ARCHITECTURES`.
+        spatial_dims: 2 for images (B, C, I, J), 3 for volumes (B, C, I, J, K).
+        in_channels: Channels of the image.
+        num_classes: Channels of the logits, background among them.
+        settings: The architecture's own.
+
+    Raises:
+        ConfigError: If the name or a setting is unknown or out of range; the message lists what there is.
+    """
+    by_name = {architecture.name: architecture for architecture in ARCHITECTURES}
+    if name not in by_name:
+        raise ConfigError(f"Architecture {name!r} is unknown; there are: {', '.join(by_name)}.")
+    if spatial_dims not in (2, 3) or in_channels < 1 or num_classes < 2:
+        raise ConfigError(
+            f"Network of {spatial_dims} spatial dims, {in_channels} channels and {num_classes} classes; "
+            "spatial_dims is 2 or 3, in_channels at least 1, num_classes at least 2."
+        )
+    architecture = by_name[name]
+    if unknown := sorted(set(settings) - set(architecture.settings)):
+        raise ConfigError(f"{name} has no setting {unknown[0]!r}; there are: {', '.join(architecture.settings)}.")
+    try:
+        return architecture.builder(spatial_dims, in_channels, num_classes, **settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}.") from error

@@ -1,0 +1,168 @@
+"""The few layers that know whether an image has two or three spatial axes; every network is written on top of these.
+
+Sizes (`kernel_size`, `stride`, ...) are one integer for all axes or one integer an axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+PerAxis: TypeAlias = int | Sequence[int]
+Norm: TypeAlias = Literal["instance", "batch", "group", "none"]
+Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "gelu"]
+
+_CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+_MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_LINEAR = {2: "bilinear", 3: "trilinear"}
+_ACTIVATIONS = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+    "elu": lambda: nn.ELU(inplace=True),
+    "gelu": nn.GELU,
+}
+
+
+def per_axis(value: PerAxis, spatial_dims: int) -> tuple[int, ...]:
+    """One integer an axis.
+
+    Raises:
+        ValueError: If a sequence has another length than there are axes.
+    """
+    sizes = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+    if len(sizes) != spatial_dims:
+        raise ValueError(f"{value} has {len(sizes)} entries, expected one or {spatial_dims}")
+    return sizes
+
+
+def conv(  # noqa: D417  # the other arguments are torch's own
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: PerAxis,
+    *,
+    stride: PerAxis = 1,
+    padding: PerAxis | Literal["same"] = "same",
+    dilation: PerAxis = 1,
+    bias: bool = True,
+) -> nn.Module:
+    """A convolution.
+
+    Args:
+        padding: "same" keeps the size at stride 1, by half the dilated kernel on each side.
+    """
+    kernel, dilations = per_axis(kernel_size, spatial_dims), per_axis(dilation, spatial_dims)
+    if padding == "same":
+        padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilations, strict=True)]
+    return _CONV[spatial_dims](
+        in_channels,
+        out_channels,
+        kernel,  # type: ignore[arg-type]  # a tuple an axis
+        stride=per_axis(stride, spatial_dims),  # type: ignore[arg-type]
+        padding=per_axis(padding, spatial_dims),  # type: ignore[arg-type]
+        dilation=dilations,  # type: ignore[arg-type]
+        bias=bias,
+    )
+
+
+def up_conv(spatial_dims: int, in_channels: int, out_channels: int, stride: PerAxis) -> nn.Module:
+    """A transposed convolution whose kernel is its stride: every voxel becomes a block of `stride` voxels."""
+    size = per_axis(stride, spatial_dims)
+    return _CONV_TRANSPOSE[spatial_dims](in_channels, out_channels, size, stride=size)  # type: ignore[arg-type]
+
+
+def max_pool(spatial_dims: int, size: PerAxis, *, ceil_mode: bool = False) -> nn.Module:
+    """Max pooling over blocks of `size`; with `ceil_mode` a rest at the end makes a block of its own."""
+    return _MAX_POOL[spatial_dims](per_axis(size, spatial_dims), ceil_mode=ceil_mode)  # type: ignore[arg-type]
+
+
+def norm(kind: Norm, spatial_dims: int, channels: int) -> nn.Module:
+    """A normalisation with learned scale and offset: per channel and sample, per channel and batch, or in groups.
+
+    Raises:
+        ValueError: If `kind` is unknown.
+    """
+    match kind:
+        case "instance":
+            return GroupNorm(channels, channels)
+        case "group":
+            return GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels)
+        case "batch":
+            return _BATCH_NORM[spatial_dims](channels)
+        case "none":
+            return nn.Identity()
+    raise ValueError(f"norm {kind!r} is unknown; there are: {', '.join(get_args(Norm))}")
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that also takes maps of a single voxel, as the bottom of a deep network sees.
+
+    With one group a channel it is instance normalisation, and faster than torch's in channels-last layout.
+    """
+
+    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
+        """Normalise; torch's own forward refuses one voxel, for which the result is the offset."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def activation(kind: Activation) -> nn.Module:
+    """A nonlinearity.
+
+    Raises:
+        ValueError: If `kind` is unknown.
+    """
+    if kind not in _ACTIVATIONS:
+        raise ValueError(f"activation {kind!r} is unknown; there are: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[kind]()
+
+
+def resize(
+    x: Float[Tensor, "b c *space"], size: Sequence[int], *, align_corners: bool = False
+) -> Float[Tensor, "b c *resized"]:
+    """Bilinear or trilinear interpolation to a spatial size."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return functional.interpolate(x, size=tuple(size), mode=_LINEAR[x.ndim - 2], align_corners=align_corners)
+
+
+def centre_crop(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b c *cropped"]:
+    """The middle of `x`; where the rest is odd, one voxel more is cut at the end."""
+    for axis, (have, want) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
+        x = x.narrow(axis, (have - want) // 2, want)
+    return x
+
+
+def leading_crop(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b c *cropped"]:
+    """The first `size` voxels along every axis: what undoes a pooling that rounded up."""
+    for axis, want in enumerate(size, start=2):
+        x = x.narrow(axis, 0, want)
+    return x
+
+
+def pad(x: Float[Tensor, "b c *space"], before: Sequence[int], after: Sequence[int]) -> Float[Tensor, "b c *padded"]:
+    """Mirror the image beyond its border, as often as needed (torch's reflection stops at one image width)."""
+    for axis, (low, high) in enumerate(zip(before, after, strict=True), start=2):
+        n = x.shape[axis]
+        period = max(2 * (n - 1), 1)
+        position = torch.arange(-low, n + high, device=x.device) % period
+        x = x.index_select(axis, torch.where(position < n, position, period - position))
+    return x
+
+
+def initialise(network: nn.Module) -> None:
+    """He initialisation (arXiv 1502.01852) for convolutions, zero for offsets."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(module.weight, a=0.01, nonlinearity="leaky_relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
