@@ -20,33 +20,41 @@ from medseg.volume import Segmentation, Volume
 
 
 class Step(NamedTuple):
-    """A MONAI transform by its array-transform name, its arguments, and whether it moves voxels."""
+    """A MONAI transform: its name in `monai.transforms`, and its arguments."""
 
     name: str
     arguments: dict[str, Any]
-    spatial: bool
 
 
 def steps(preparation: Preparation) -> list[Step]:
     """The MONAI transforms that a preparation stands for, in order."""
-    chosen = []
+    chosen: list[Step] = []
+
+    def add(name: str, **arguments: Any) -> None:
+        chosen.append(Step(name, arguments))
+
     if preparation.foreground_above is not None:
-        chosen.append(Step("CropForeground", {"select_fn": Above(preparation.foreground_above)}, spatial=True))
+        add("CropForeground", select_fn=Above(preparation.foreground_above))
     # `labels=None` takes left/right and so on from the affine, not from named axes.
-    chosen.append(Step("Orientation", {"axcodes": preparation.orientation, "labels": None}, spatial=True))
+    add("Orientation", axcodes=preparation.orientation, labels=None)
     if any(preparation.spacing_mm):
         pixdim = [-1.0 if spacing is None else spacing for spacing in preparation.spacing_mm]  # -1 keeps the scan's own
-        arguments = {"pixdim": pixdim, "mode": "bilinear", "padding_mode": "border", "dtype": "float32"}
-        chosen.append(Step("Spacing", arguments, spatial=True))
+        add("Spacing", pixdim=pixdim, mode="bilinear", padding_mode="border", dtype="float32")
     match preparation.intensity:
         case NormaliseIntensity(nonzero=nonzero):
-            chosen.append(Step("NormalizeIntensity", {"nonzero": nonzero, "channel_wise": True}, spatial=False))
+            add("NormalizeIntensity", nonzero=nonzero, channel_wise=True)
         case ScaleIntensityRange(low=low, high=high):
-            arguments = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
-            chosen.append(Step("ScaleIntensityRange", arguments, spatial=False))
+            add("ScaleIntensityRange", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True)
         case ScaleIntensityPercentiles(low=low, high=high):
-            arguments = {"lower": low, "upper": high, "b_min": 0.0, "b_max": 1.0, "clip": True, "channel_wise": True}
-            chosen.append(Step("ScaleIntensityRangePercentiles", arguments, spatial=False))
+            window: dict[str, Any] = {
+                "lower": low,
+                "upper": high,
+                "b_min": 0.0,
+                "b_max": 1.0,
+                "clip": True,
+                "channel_wise": True,
+            }
+            add("ScaleIntensityRangePercentiles", **window)
     return chosen
 
 
@@ -82,7 +90,7 @@ def prepare(volume: Volume, preparation: Preparation) -> Volume:
         if step.name == "CropForeground" and not step.arguments["select_fn"](image).any():
             raise InputError(f"No voxel is above {preparation.foreground_above:g}: nothing is left to segment.")
         image = getattr(transforms, step.name)(**step.arguments)(image)
-    geometry = Geometry(tuple(image.shape[1:]), image.affine.numpy())  # type: ignore[arg-type]
+    geometry = Geometry(tuple(image.shape[1:]), image.affine.numpy())
     return Volume(image.as_tensor().numpy(), geometry, volume.modality, volume.findings)
 
 

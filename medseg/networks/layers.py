@@ -5,7 +5,7 @@ Sizes (`kernel_size`, `stride`, ...) are one integer for all axes or one integer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -25,7 +25,7 @@ _CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] 
 _MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
     "elu": lambda: nn.ELU(inplace=True),
@@ -83,7 +83,7 @@ def up_conv(spatial_dims: int, in_channels: int, out_channels: int, stride: PerA
 
 def max_pool(spatial_dims: int, size: PerAxis, *, ceil_mode: bool = False) -> nn.Module:
     """Max pooling over blocks of `size`; with `ceil_mode` a rest at the end makes a block of its own."""
-    return _MAX_POOL[spatial_dims](per_axis(size, spatial_dims), ceil_mode=ceil_mode)  # type: ignore[arg-type]
+    return _MAX_POOL[spatial_dims](per_axis(size, spatial_dims), ceil_mode=ceil_mode)
 
 
 def norm(kind: Norm, spatial_dims: int, channels: int) -> nn.Module:

@@ -1,0 +1,198 @@
+"""Slabs of scores from the model's grid to the scan's own, by the affines, as the planes arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from medseg.geometry import Geometry
+from medseg.volume import Slab
+
+Interpolation: TypeAlias = Literal["linear", "nearest"]
+
+# A voxel belongs to the source while its centre lies in the source's own voxels (half a voxel beyond the last
+# centre); there the edge value holds, and beyond it is background. The rest is rounding.
+_REACH = 0.5 + 1e-3
+
+# Logit of every label where the model saw nothing; finite, because refiners multiply.
+_NEVER = -1e4
+
+
+def resample(
+    slabs: Iterator[Slab], source: Geometry, *, to: Geometry, interpolation: Interpolation = "linear"
+) -> Iterator[Slab]:
+    """Interpolate slabs of scores onto another grid, plane by plane.
+
+    Args:
+        slabs: Complete planes on the grid `source`, ascending along one axis.
+        source: The grid of the slabs.
+        to: The grid that is wanted: of any orientation, spacing or shear.
+        interpolation: "linear" on the scores, or "nearest".
+
+    Yields:
+        Slabs of one plane on the grid `to`, along the axis of `to` that lies closest to the slabs' axis. Planes that
+        lie outside the source are left out; voxels outside it are background.
+    """
+    if source.matches(to):
+        yield from slabs
+        return
+    first = next(slabs)
+    route = _Route(source, to, first.axis, interpolation)
+    interpolate = _Separable(route) if route.is_separable else _Sheared(route)
+    needed = route.needed_planes()
+    order = range(to.shape[route.target_axis])
+    if route.mapping[route.axis, route.target_axis] < 0:
+        order = order[::-1]
+
+    held = _Held(first.scores, first.axis, first.start)
+    last = source.shape[first.axis] - 1
+    for plane in order:
+        low, high = needed[plane]
+        if high < -_REACH or low > last + _REACH:
+            continue
+        lowest, highest = np.clip([np.floor(low), np.floor(high) + 1], 0, last).astype(int)
+        while held.stop <= highest:
+            held.append(next(slabs))
+        held.forget_before(int(lowest))
+        scores = interpolate(held, plane, are_probabilities=first.are_probabilities)
+        yield Slab(scores, route.target_axis, plane, first.are_probabilities)
+    for _ in slabs:  # let the sweep finish, so that its progress reaches the end
+        pass
+
+
+@dataclass
+class _Held:
+    """Source planes that are still needed."""
+
+    scores: Tensor
+    axis: int
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + int(self.scores.shape[1 + self.axis])
+
+    def append(self, slab: Slab) -> None:
+        self.scores = torch.cat([self.scores, slab.scores], dim=1 + self.axis)
+
+    def forget_before(self, plane: int) -> None:
+        if plane > self.start:
+            self.scores = self.scores.narrow(1 + self.axis, plane - self.start, self.stop - plane)
+            self.start = plane
+
+
+class _Route:
+    """How indices of the target grid map to indices of the source, and along which axes planes flow."""
+
+    def __init__(self, source: Geometry, to: Geometry, axis: int, interpolation: Interpolation) -> None:
+        self.source, self.to, self.axis, self.interpolation = source, to, axis, interpolation
+        self.mapping = to.index_map(source)
+        # Voxels of the source that one axis of the target spans along each axis of the source.
+        span = np.abs(self.mapping[:3, :3]) * np.array(to.shape)
+        # target_of[a]: the axis of the target along which the source's axis a changes fastest.
+        self.target_of = np.abs(self.mapping[:3, :3]).argmax(axis=1)
+        self.target_axis = int(self.target_of[axis])
+        span[np.arange(3), self.target_of] = 0
+        self.is_separable = len(set(self.target_of.tolist())) == 3 and bool(span.max() < 1e-3)
+
+    def needed_planes(self) -> NDArray[np.float64]:
+        """(planes, 2): lowest and highest position along the source's axis that each plane of the target touches."""
+        row = self.mapping[self.axis]
+        along = row[self.target_axis] * np.arange(self.to.shape[self.target_axis]) + row[3]
+        across = [row[a] * (self.to.shape[a] - 1) for a in range(3) if a != self.target_axis]
+        low, high = sum(min(c, 0.0) for c in across), sum(max(c, 0.0) for c in across)
+        return np.stack([along + low, along + high], axis=1)
+
+
+class _Separable:
+    """Each axis of the source depends on one axis of the target: three interpolations along lines."""
+
+    def __init__(self, route: _Route) -> None:
+        self.axis, self.interpolation = route.axis, route.interpolation
+        mapping, source, to, target_of = route.mapping, route.source, route.to, route.target_of
+        # positions[a]: where along the source's axis a the voxels of the target's axis target_of[a] lie.
+        self.positions = [
+            mapping[a, target_of[a]] * np.arange(to.shape[target_of[a]]) + mapping[a, 3] for a in range(3)
+        ]
+        self.outside = [(p < -_REACH) | (p > n - 1 + _REACH) for p, n in zip(self.positions, source.shape, strict=True)]
+        self.last = [n - 1 for n in source.shape]
+        # The permutation that brings (C, source axes) into (C, target axes).
+        self.order = (0, *(1 + np.argsort(target_of)).tolist())
+
+    def __call__(self, held: _Held, plane: int, *, are_probabilities: bool) -> Float[Tensor, "classes i j k"]:
+        scores = held.scores
+        positions = list(self.positions)
+        positions[self.axis] = positions[self.axis][plane : plane + 1]
+        # The axis of the sweep first: it leaves one plane for the others.
+        for a in sorted(range(3), key=lambda a: a != self.axis):
+            offset = held.start if a == self.axis else 0
+            scores = self._along(scores, a, np.clip(positions[a], 0, self.last[a]) - offset)
+        for a in range(3):
+            if a != self.axis and self.outside[a].any():
+                scores = _blank(scores, 1 + a, self.outside[a], are_probabilities=are_probabilities)
+        return scores.permute(self.order)
+
+    def _along(self, scores: Tensor, a: int, positions: NDArray[np.float64]) -> Tensor:
+        if self.interpolation == "nearest":
+            positions = np.rint(positions)
+        low = np.floor(positions + 1e-6).astype(np.int64)
+        share = torch.from_numpy(positions - low).to(scores)
+        low_scores = scores.index_select(1 + a, torch.from_numpy(low).to(scores.device))
+        if np.abs(positions - low).max() < 1e-5:
+            return low_scores
+        high = torch.from_numpy(np.minimum(low + 1, scores.shape[1 + a] - 1)).to(scores.device)
+        return low_scores.lerp(scores.index_select(1 + a, high), share.reshape([-1 if d == a else 1 for d in range(3)]))
+
+
+class _Sheared:
+    """The general case, such as a tilted gantry: each plane of the target is a plane through the source."""
+
+    def __init__(self, route: _Route) -> None:
+        self.route = route
+
+    def __call__(self, held: _Held, plane: int, *, are_probabilities: bool) -> Float[Tensor, "classes i j k"]:
+        route = self.route
+        ranges = [np.arange(n) for n in route.to.shape]
+        ranges[route.target_axis] = np.array([plane])
+        indices = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
+        positions = indices @ route.mapping[:3, :3].T + route.mapping[:3, 3]
+        last = np.array(route.source.shape) - 1
+        outside = ((positions < -_REACH) | (positions > last + _REACH)).any(axis=-1)
+        positions = np.clip(positions, 0, last)
+        positions[..., route.axis] -= held.start
+        size = np.array(held.scores.shape[1:])
+        # grid_sample wants -1..1 between the first and last centre, last axis first.
+        grid = 2 * positions / np.maximum(size - 1, 1) - 1
+        scores = functional.grid_sample(
+            held.scores[None],
+            torch.from_numpy(grid[..., ::-1].copy()).to(held.scores)[None],
+            mode="bilinear" if route.interpolation == "linear" else "nearest",
+            padding_mode="border",
+            align_corners=True,
+        )[0]
+        if outside.any():
+            mask = torch.from_numpy(outside).to(scores.device)
+            scores = torch.where(mask, _background(scores, are_probabilities=are_probabilities), scores)
+        return scores
+
+
+def _blank(scores: Tensor, dim: int, outside: NDArray[np.bool_], *, are_probabilities: bool) -> Tensor:
+    """Make the marked lines along one axis background."""
+    mask = torch.from_numpy(outside).to(scores.device)
+    shape = [-1 if d == dim else 1 for d in range(scores.ndim)]
+    return torch.where(mask.reshape(shape), _background(scores, are_probabilities=are_probabilities), scores)
+
+
+def _background(scores: Tensor, *, are_probabilities: bool) -> Tensor:
+    """(classes, 1, 1, 1): scores of a voxel that is certainly background."""
+    certain = scores.new_full((scores.shape[0], 1, 1, 1), 0.0 if are_probabilities else _NEVER)
+    certain[0] = 1.0 if are_probabilities else 0.0
+    return certain
