@@ -143,20 +143,10 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
     It prepares, sweeps and inverts as MONAI does it; mirrored passes are left out, since MONAI's inferers have none.
     """
     network, windows = info.network, info.windows
-    transforms: list[dict[str, Any]] = [
+    loading = [
         {"_target_": "LoadImaged", "keys": "image", "image_only": True},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
     ]
-    for step in steps(info.preparation):
-        arguments = dict(step.arguments)
-        if step.name == "CropForeground":
-            arguments = {
-                "source_key": "image",
-                "select_fn": f"$lambda image: image > {info.preparation.foreground_above}",
-            }
-        if step.name == "Spacing":
-            arguments["dtype"] = "$torch.float32"
-        transforms.append({"_target_": f"{step.name}d", "keys": "image", **arguments})
     inferer: dict[str, Any] = {
         "_target_": "SlidingWindowInferer",
         "roi_size": list(windows.size),
@@ -169,7 +159,7 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
         size = [n for axis, n in enumerate(windows.size) if axis != windows.thin_axis]
         inferer |= {"_target_": "SliceInferer", "roi_size": size, "spatial_dim": windows.thin_axis}
     return {
-        "imports": ["$import glob", "$import torch", "$import safetensors.torch"],
+        "imports": ["$import glob", "$import torch", "$from safetensors.torch import load_file"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -184,7 +174,7 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
             **network.settings,
         },
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": transforms},
+        "preprocessing": {"_target_": "Compose", "transforms": [*loading, *monai_transforms(info.preparation)]},
         "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False},
         "inferer": inferer,
@@ -212,7 +202,20 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
             "postprocessing": "@postprocessing",
         },
         "initialize": [
-            f"$@network.load_state_dict(safetensors.torch.load_file(@bundle_root + '/{WEIGHTS.as_posix()}'))"
+            f"$@network.load_state_dict(load_file(@bundle_root + '/{WEIGHTS.as_posix()}'))"
         ],
         "run": ["$@evaluator.run()"],
     }
+
+
+def monai_transforms(preparation: Preparation) -> list[dict[str, Any]]:
+    """A preparation as entries of a MONAI configuration, for the key "image"."""
+    entries = []
+    for step in steps(preparation):
+        arguments = dict(step.arguments)
+        if step.name == "CropForeground":
+            arguments = {"source_key": "image", "select_fn": f"$lambda image: image > {preparation.foreground_above}"}
+        if step.name == "Spacing":
+            arguments["dtype"] = "$torch.float32"
+        entries.append({"_target_": f"{step.name}d", "keys": "image", **arguments})
+    return entries
