@@ -8,11 +8,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from medseg.errors import ModelError
 from medseg.geometry import Geometry
 from medseg.inference import Progress, predict, resample, silent
 from medseg.labels import LabelSet
 from medseg.model import Model
 from medseg.prepare import prepare
+from medseg.study import Finding
 from medseg.volume import Segmentation, Slab, Volume
 
 Refiner: TypeAlias = Callable[[Iterator[Slab], Volume], Iterator[Slab]]
@@ -45,21 +47,27 @@ def segment(
         ModelError: If the scan has other channels than the model takes.
         InputError: If the scan has nothing to segment.
     """
+    found, wanted = volume.array.shape[0], model.info.network.in_channels
+    if found != wanted:
+        raise ModelError(f"Scan has {found} channels, {model.info.name} takes {wanted}; choose another --model.")
     prepared = prepare(volume, model.preparation)
     slabs = predict(prepared, model.network, model.windows, device=device, progress=progress)
     slabs = resample(slabs, prepared.geometry, to=volume.geometry, interpolation=model.windows.interpolation)
     for refine in refiners:
         slabs = refine(slabs, volume)
-    return label(slabs, model.labels, volume.geometry)
+    return label(slabs, model.labels, volume.geometry, volume.findings)
 
 
-def label(slabs: Iterable[Slab], labels: LabelSet, geometry: Geometry) -> Segmentation:
+def label(
+    slabs: Iterable[Slab], labels: LabelSet, geometry: Geometry, findings: tuple[Finding, ...] = ()
+) -> Segmentation:
     """Take the highest score of every voxel, plane by plane.
 
     Args:
         slabs: Complete planes on the grid of `geometry`; planes that no slab brings are background.
         labels: Channel 0 of a slab is background, channel n the nth label of the set.
         geometry: The scan's own.
+        findings: Doubts that the segmentation inherits from its scan.
     """
     array = np.zeros(geometry.shape, dtype=labels.dtype)
     index_of_channel = np.array((0, *labels.indices), dtype=labels.dtype)
@@ -67,4 +75,4 @@ def label(slabs: Iterable[Slab], labels: LabelSet, geometry: Geometry) -> Segmen
         planes = [slice(None)] * 3
         planes[slab.axis] = slice(slab.start, slab.stop)
         array[tuple(planes)] = index_of_channel[slab.scores.argmax(dim=0).cpu().numpy()]
-    return Segmentation(array, geometry, labels)
+    return Segmentation(array, geometry, labels, findings)

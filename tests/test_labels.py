@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -37,7 +39,7 @@ def test_index_or_name_that_occurs_twice_is_refused(twice):
 
 def test_neighbouring_labels_have_colours_that_differ():
     colours = [Label(index=i, name=str(i)).rgb for i in range(1, 12)]
-    apart = [np.abs(np.subtract(a, b)).max() for a, b in zip(colours, colours[1:], strict=False)]
+    apart = [np.abs(np.subtract(a, b)).max() for a, b in pairwise(colours)]
     assert min(apart) > 60
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -134,8 +135,6 @@ def test_saving_again_replaces_the_model(bundle):
 
 
 def test_monai_s_own_workflow_segments_with_the_bundle(bundle, tmp_path):
-    import nibabel
-
     folder, _ = bundle
     (folder / "data").mkdir()
     rng = np.random.default_rng(0)
