@@ -154,18 +154,24 @@ class DataSettings(Settings):
 
 
 class Augmentation(Settings):
-    """Random changes to training cases: probabilities and ranges of MONAI's transforms."""
+    """Random changes to training cases: probabilities and ranges of MONAI's transforms. A range of 0 switches one off.
 
-    rotation_deg: float = 20.0
-    scaling: float = 0.2
-    translation_voxels: float = 3.0
+    Attributes:
+        rotation_axes: Axes about which patches turn; leave out those that would mix thick slices with fine pixels.
+        gamma: Exponents are drawn from 1 - gamma to 1 / (1 - gamma).
+    """
+
+    rotation_deg: float = Field(20.0, ge=0, le=180)
+    rotation_axes: tuple[Axis, ...] = (0, 1, 2)
+    scaling: float = Field(0.2, ge=0, lt=1)
+    translation_voxels: float = Field(3.0, ge=0)
     spatial_probability: float = Field(0.9, ge=0, le=1)
     flip_axes: tuple[Axis, ...] = ()
-    noise_sd: float = 0.1
-    blur_sd_voxels: float = 1.0
-    brightness: float = 0.25
-    gamma: float = 0.3
-    bias_field: float = 0.3
+    noise_sd: float = Field(0.1, ge=0)
+    blur_sd_voxels: float = Field(1.0, ge=0)
+    brightness: float = Field(0.25, ge=0)
+    gamma: float = Field(0.3, ge=0, lt=1)
+    bias_field: float = Field(0.3, ge=0)
     intensity_probability: float = Field(0.2, ge=0, le=1)
 
 
@@ -223,6 +229,16 @@ class TrainConfig(Settings):
     network: NetworkSettings
     windows: Windows
     training: TrainingSettings
+
+    @model_validator(mode="after")
+    def _dimensions_agree(self) -> TrainConfig:
+        thin_axis = self.windows.thin_axis
+        if (self.network.spatial_dims == 2) != (thin_axis is not None):
+            dims = self.network.spatial_dims
+            raise ValueError(f"a {dims}D network does not fit windows of {self.windows.size} voxels")
+        if thin_axis is not None and self.training.patch[thin_axis] != 1:
+            raise ValueError(f"training.patch {self.training.patch} is not one voxel thick along axis {thin_axis}")
+        return self
 
 
 class PredictConfig(Settings):

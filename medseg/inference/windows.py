@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from monai.data.utils import compute_importance_map
@@ -82,7 +82,7 @@ def window_weights(windows: Windows) -> Float[Tensor, "i j k"]:
 
 
 def cut(
-    array: NDArray[np.float32], start: Shape, size: Shape, padding_value: float, *, context: tuple[int, int] = (0, 0)
+    array: NDArray[Any], start: Shape, size: Shape, padding_value: float, *, context: tuple[int, int] = (0, 0)
 ) -> Float[Tensor, "c i j k"]:
     """One window of a volume (C, I, J, K), filled with `padding_value` beyond its border.
 

@@ -1,0 +1,90 @@
+"""Random changes to training patches: MONAI's transforms from one description."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from monai import transforms
+
+from medseg.config import Augmentation
+
+IMAGE, LABEL = "image", "label"
+_BOTH = (IMAGE, LABEL)
+
+
+def margin(augmentation: Augmentation, patch: Sequence[int], thin_axis: int | None) -> tuple[int, int, int]:
+    """Voxels around a patch (I, J, K) that its rotated, scaled and shifted copy can reach, on each side of an axis."""
+    if not _is_spatial(augmentation):
+        return (0, 0, 0)
+    half = [0.0 if axis == thin_axis else n / 2 for axis, n in enumerate(patch)]
+    sine = math.sin(math.radians(min(90.0, augmentation.rotation_deg)))
+    reach = [
+        (1 + augmentation.scaling) * (h + sine * (sum(half) - h)) + augmentation.translation_voxels - h for h in half
+    ]
+    i, j, k = (0 if axis == thin_axis else math.ceil(r) for axis, r in enumerate(reach))
+    return i, j, k
+
+
+def build(augmentation: Augmentation, patch: Sequence[int], thin_axis: int | None) -> transforms.Compose:
+    """The transforms of one patch, over a dictionary of `image` and `label`.
+
+    They take float tensors with `margin` voxels to spare on every side, (C, I, J, K), or (C, two axes) for a 2D
+    network, and give them back at the size of the patch. All chance is drawn from their `set_random_state`.
+
+    Args:
+        augmentation: Probabilities and ranges.
+        patch: Size (I, J, K) of the result.
+        thin_axis: The axis that a 2D network does not see, or None.
+    """
+    seen = [axis for axis in range(3) if axis != thin_axis]
+    size = [patch[axis] for axis in seen]
+    chosen: list[transforms.Transform] = []
+    if _is_spatial(augmentation):
+        chosen.append(_affine(augmentation, size, thin_axis))
+    flips = [seen.index(axis) for axis in augmentation.flip_axes if axis in seen]
+    chosen += [transforms.RandFlipd(_BOTH, prob=0.5, spatial_axis=axis) for axis in flips]
+    chosen += _intensity(augmentation)
+    return transforms.Compose([*chosen, transforms.EnsureTyped(_BOTH, track_meta=False)])
+
+
+def _is_spatial(augmentation: Augmentation) -> bool:
+    return augmentation.spatial_probability > 0 and any(
+        (augmentation.rotation_deg, augmentation.scaling, augmentation.translation_voxels)
+    )
+
+
+def _affine(augmentation: Augmentation, size: list[int], thin_axis: int | None) -> transforms.RandAffined:
+    angle = math.radians(augmentation.rotation_deg)
+    if thin_axis is None:
+        rotation = [angle if axis in augmentation.rotation_axes else 0.0 for axis in range(3)]
+    else:
+        rotation = [angle if thin_axis in augmentation.rotation_axes else 0.0]
+    return transforms.RandAffined(
+        _BOTH,
+        spatial_size=size,
+        prob=augmentation.spatial_probability,
+        rotate_range=rotation,
+        scale_range=[augmentation.scaling] * len(size),
+        translate_range=[augmentation.translation_voxels] * len(size),
+        mode=["bilinear", "nearest"],
+        padding_mode="border",  # the margin already holds the padding value
+    )
+
+
+def _intensity(augmentation: Augmentation) -> list[transforms.Transform]:
+    p = augmentation.intensity_probability
+    chosen: list[transforms.Transform] = []
+    if augmentation.noise_sd:
+        chosen.append(transforms.RandGaussianNoised(IMAGE, prob=p, std=augmentation.noise_sd))
+    if sd := augmentation.blur_sd_voxels:
+        ranges = {f"sigma_{axis}": (0.25 * sd, sd) for axis in "xyz"}
+        chosen.append(transforms.RandGaussianSmoothd(IMAGE, prob=p, **ranges))
+    if augmentation.brightness:
+        chosen.append(transforms.RandScaleIntensityd(IMAGE, prob=p, factors=augmentation.brightness))
+    if augmentation.gamma:
+        low = 1 - augmentation.gamma
+        chosen.append(transforms.RandAdjustContrastd(IMAGE, prob=p, gamma=(low, 1 / low)))
+    if field := augmentation.bias_field:
+        chosen.append(transforms.RandBiasFieldd(IMAGE, prob=p, coeff_range=(-field, field)))
+    return chosen

@@ -1,0 +1,131 @@
+"""The model card: what people must know of a model before they use it, in Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from medseg.config import TrainConfig
+
+Dice: TypeAlias = Mapping[
+    str, Mapping[int, float]
+]  # of each case, of each label; NaN where the label is absent in both
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a finished training run took.
+
+    Attributes:
+        train_cases: Names of the cases trained on.
+        validation_cases: Names of the cases kept out.
+        seconds: Wall time of all epochs.
+        hardware: Kind of machine, such as "2 CPU cores".
+        precision: Of the arithmetic, such as "bf16-mixed".
+    """
+
+    train_cases: Sequence[str]
+    validation_cases: Sequence[str]
+    seconds: float
+    hardware: str
+    precision: str
+
+
+def metrics(config: TrainConfig, facts: Facts, dice: Dice) -> dict[str, Any]:
+    """The card's numbers for machines: Dice per label (mean, sd, cases) and per case, and the training cost."""
+    per_label = {}
+    for label in config.labels:
+        values = [of_case[label.index] for of_case in dice.values() if not math.isnan(of_case[label.index])]
+        per_label[label.name] = {
+            "mean": statistics.fmean(values) if values else None,
+            "sd": statistics.stdev(values) if len(values) > 1 else None,
+            "cases": len(values),
+        }
+    per_case = {
+        name: {config.labels[i].name: None if math.isnan(value) else round(value, 4) for i, value in of_case.items()}
+        for name, of_case in dice.items()
+    }
+    return {
+        "validation_dice": per_label,
+        "validation_dice_per_case": per_case,
+        "training_cases": len(facts.train_cases),
+        "epochs": config.training.epochs,
+        "training_seconds": round(facts.seconds),
+        "hardware": facts.hardware,
+    }
+
+
+def licence_notice(config: TrainConfig) -> str:
+    """What stands beside the weights."""
+    card = config.card
+    whose = f"{card.name} {card.version} ({card.title}) by {card.authors}"
+    return f"The weights of {whose} are licensed under {card.licence}.\n\n{card.data_source}\n"
+
+
+def render(config: TrainConfig, facts: Facts, dice: Dice) -> str:
+    """The card as Markdown."""
+    card, settings = config.card, config.training
+    rows = "\n".join(
+        f"| {name} | {_number(row['mean'])} ± {_number(row['sd'])} | {row['cases']} |"
+        for name, row in metrics(config, facts, dice)["validation_dice"].items()
+    )
+    averaged = f", averaged with a decay of {settings.ema_decay:g} a step" if settings.ema_decay else ""
+    fold = (
+        f"fold {config.data.fold} of {config.data.folds}"
+        if not config.data.validation
+        else "named in the configuration"
+    )
+    return f"""# {card.title}
+
+{card.description}
+
+- Name and version: {card.name} {card.version}
+- Authors: {card.authors}
+- Licence of the weights: {card.licence}
+
+## Intended use
+
+{card.intended_use}
+
+## Limits
+
+{card.limits}
+
+## Data
+
+{card.data_source}
+
+{len(facts.train_cases)} cases were trained on; {len(facts.validation_cases)} took no part in it ({fold})
+and were used for validation alone:
+
+{", ".join(facts.validation_cases)}
+
+## Validation
+
+Dice coefficient, mean ± standard deviation over the validation cases, each on its own grid, by the same path that
+`medseg predict` takes:
+
+| label | Dice | cases |
+|---|---|---|
+{rows}
+
+The weights are those of the last epoch{averaged}. They were not chosen by their validation score,
+so the figures are not flattered by a choice.
+
+## Training
+
+{config.network.architecture}, {config.network.spatial_dims}D; {settings.epochs} epoch(s) in batches of
+{settings.batch_size} patches of {" × ".join(map(str, settings.patch))} voxels; Dice + cross-entropy;
+{_OPTIMIZERS[settings.optimizer]}; learning rate {settings.learning_rate:g}; seed {settings.seed}. It took
+{facts.seconds / 60:.0f} minutes on {facts.hardware}, {facts.precision} arithmetic.
+"""
+
+
+_OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD with Nesterov momentum"}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,128 @@
+"""Random patches: where they lie, what they keep, and on what their chance depends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medseg.config import TrainConfig, validate
+from medseg.geometry import Geometry
+from medseg.labels import LabelSet
+from medseg.training.augmentation import IMAGE, LABEL
+from medseg.training.cases import find_cases
+from medseg.training.dataset import EpochSampler, PatchDataset, PreparedCase, load_cases
+from medseg.volume import Segmentation, Volume
+from tests.training.conftest import settings
+
+STILL = {"spatial_probability": 0, "intensity_probability": 0}
+MOVED = {"intensity_probability": 0, "flip_axes": [0, 1, 2], "spatial_probability": 1, "rotation_deg": 30}
+
+
+def config_with(windows: dict[str, Any], **training: Any) -> TrainConfig:
+    content = settings("nowhere")
+    content["windows"] = windows
+    content["training"] |= training
+    content["network"]["spatial_dims"] = 2 if 1 in windows["size"] else 3
+    return validate(content, TrainConfig, where="test")
+
+
+def numbered_case(shape: tuple[int, int, int], *labelled: tuple[int, int, int]) -> PreparedCase:
+    """A case whose voxels bear their own number from 1 on, with label 2 at some voxels."""
+    geometry = Geometry(shape, np.eye(4))
+    array = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    labels = np.zeros(shape, dtype=np.uint8)
+    for voxel in labelled:
+        labels[voxel] = 2
+    reference = Segmentation(labels, geometry, LabelSet.from_names({1: "a", 2: "b"}))
+    centres = (np.array(labelled),) if labelled else ()
+    return PreparedCase("numbered", Volume(array[None], geometry), reference, centres)
+
+
+def test_patch_without_changes_is_a_piece_of_the_volume():
+    case = numbered_case((9, 8, 7), (4, 4, 4))
+    config = config_with({"size": [4, 4, 4]}, patch=[4, 4, 4], augmentation=STILL, foreground_share=0)
+    patches = PatchDataset([case], config)
+    firsts = set()
+    for epoch in range(40):
+        image = patches[epoch, 0][IMAGE][0].numpy()
+        i, j, k = np.unravel_index(int(image[0, 0, 0]) - 1, (9, 8, 7))
+        np.testing.assert_array_equal(image, case.image.array[0, i : i + 4, j : j + 4, k : k + 4])
+        firsts.add((i, j, k))
+    assert len(firsts) > 20
+
+
+def test_patch_larger_than_the_volume_is_padded_as_prediction_pads_it():
+    case = numbered_case((3, 4, 4), (0, 0, 0))
+    config = config_with({"size": [6, 4, 4], "padding_value": -5}, patch=[6, 4, 4], augmentation=STILL)
+    image = PatchDataset([case], config)[0, 0][IMAGE][0].numpy()
+    np.testing.assert_array_equal(image[1:4], case.image.array[0])
+    assert (image[[0, 4, 5]] == -5).all()
+
+
+def test_foreground_patches_hold_a_labelled_voxel_and_label_numbers_become_channels():
+    case = numbered_case((30, 30, 30), (29, 0, 15))
+    config = config_with({"size": [4, 4, 4]}, patch=[4, 4, 4], augmentation=STILL, foreground_share=1)
+    content = settings("nowhere")
+    content["labels"] = {"labels": [{"index": 2, "name": "b"}]}
+    sparse = config.model_copy(update={"labels": validate(content, TrainConfig, where="test").labels})
+    for epoch in range(10):
+        assert PatchDataset([case], config)[epoch, 0][LABEL].max() == 2
+        assert PatchDataset([case], sparse)[epoch, 0][LABEL].max() == 1
+
+
+@pytest.mark.parametrize("thin_axis", [None, 0, 1, 2])
+def test_image_and_label_move_together(decathlon: Path, thin_axis):
+    size = [1 if axis == thin_axis else 10 for axis in range(3)]
+    config = config_with({"size": size}, patch=size, augmentation=MOVED, foreground_share=1)
+    content = config.model_dump() | {"preparation": {"intensity": {"kind": "window", "low": 0, "high": 4}}}
+    config = validate(content, TrainConfig, where="test")
+    patches = PatchDataset(load_cases(find_cases(decathlon), config), config)
+    for epoch in range(5):
+        patch = patches[epoch, epoch]
+        image, label = patch[IMAGE][0], patch[LABEL][0]
+        assert image.shape == label.shape == tuple(n for n in size if n > 1)
+        drawn = torch.bucketize(image, torch.tensor([0.25, 0.75]))  # brightness is half the label, and noise
+        assert (drawn == label).float().mean() > 0.85
+
+
+def test_neighbour_slices_are_the_channels_of_a_slice_in_order():
+    case = numbered_case((4, 6, 4))
+    config = config_with({"size": [4, 1, 4], "context": 1}, patch=[4, 1, 4], augmentation=STILL, foreground_share=0)
+    patches = PatchDataset([case], config)
+    slices = set()
+    for epoch in range(30):
+        image = patches[epoch, 0][IMAGE].numpy()
+        middle = np.unravel_index(int(image[1, 0, 0]) - 1, (4, 6, 4))[1]
+        below, above = max(middle - 1, 0), min(middle + 1, 5)  # at the ends the last slice repeats
+        np.testing.assert_array_equal(image, case.image.array[0][:, [below, middle, above]].transpose(1, 0, 2))
+        slices.add(middle)
+    assert slices == set(range(6))
+
+
+def test_patch_depends_on_seed_epoch_and_index_alone(decathlon: Path):
+    config = config_with({"size": [8, 8, 8]}, patch=[8, 8, 8], augmentation={"intensity_probability": 1})
+    cases = load_cases(find_cases(decathlon), config)
+    one, other = PatchDataset(cases, config), PatchDataset(cases, config)
+    expected = one[3, 2]
+    for key in [(0, 0), (3, 5), (1, 2)]:  # what was drawn before must not matter
+        other[key]
+    assert torch.equal(other[3, 2][IMAGE], expected[IMAGE])
+    assert torch.equal(other[3, 2][LABEL], expected[LABEL])
+    assert not torch.equal(other[4, 2][IMAGE], expected[IMAGE])
+    training = config.training.model_copy(update={"seed": 1})
+    reseeded = PatchDataset(cases, config.model_copy(update={"training": training}))
+    assert not torch.equal(reseeded[3, 2][IMAGE], expected[IMAGE])
+
+
+def test_every_epoch_visits_every_index_once_in_its_own_order():
+    sampler = EpochSampler(50, seed=0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(first) == [(0, n) for n in range(50)]
+    assert sorted(second) == [(1, n) for n in range(50)]
+    assert [index for _, index in first] != [index for _, index in second]
