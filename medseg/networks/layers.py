@@ -6,7 +6,7 @@ Sizes (`kernel_size`, `stride`, ...) are one integer for all axes or one integer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,13 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": lambda: nn.ELU(inplace=True),
     "gelu": nn.GELU,
 }
+
+
+class Stage(NamedTuple):
+    """One feature map of a backbone: its channels, and how many voxels of the image one of its voxels stands for."""
+
+    channels: int
+    stride: tuple[int, ...]
 
 
 def per_axis(value: PerAxis, spatial_dims: int) -> tuple[int, ...]:
