@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from click.testing import CliRunner, Result
 import medseg
 from medseg.case import Predictor
 from medseg.cli import main
+from medseg.config import PredictConfig, load_config
 from tests.tiny import files_below, labels_in, phantom, save_scan, save_tiny_model
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "numpy", "monai", "nibabel", "pydicom", "scipy", "pydantic", "rich", "prefect")
 
 
@@ -294,7 +297,13 @@ def test_public_names_are_there_and_misspelt_ones_are_not():
 
 
 def test_version_is_that_of_the_package():
-    assert medseg_command("--version").stdout.split()[-1] == medseg.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert medseg_command("--version").stdout.split()[-1] == medseg.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "predict").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_prediction_config_of_the_repository_is_valid(path):
+    assert isinstance(load_config(path, PredictConfig), PredictConfig)
 
 
 def test_two_processes_at_once_do_a_case_once(tmp_path, model):
@@ -307,14 +316,31 @@ def test_two_processes_at_once_do_a_case_once(tmp_path, model):
     assert files_below(tmp_path / "out") == ["preview.png", "run.json", "scan_seg.nii.gz", "statistics.json"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_interrupt_ends_with_130_and_leaves_nothing(tmp_path, model):
-    scan = save_scan(tmp_path / "scan.nii.gz", phantom().repeat(6, 0).repeat(6, 1).repeat(6, 2))
+def process_at_work(tmp_path: Path, model: Path) -> subprocess.Popen:
+    """A prediction that has begun its case and will not end it soon."""
+    scan = save_scan(tmp_path / "scan.nii.gz", phantom().repeat(3, 0).repeat(3, 1).repeat(3, 2))
     one = process("predict", scan, "-o", tmp_path / "out", "--model", model, "--overlap", "0.9")
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/.*lock")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return one
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_interrupt_ends_with_130_and_leaves_nothing(tmp_path, model):
+    one = process_at_work(tmp_path, model)
     one.send_signal(signal.SIGINT)
     _, stderr = one.communicate(timeout=60)
     assert (one.returncode, stderr.strip()) == (130, "medseg: interrupted.")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_case_of_a_killed_process_is_done_by_the_next_one(tmp_path, model):
+    one = process_at_work(tmp_path, model)
+    one.kill()
+    one.communicate(timeout=60)
+    assert [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == []
+    command = ("predict", tmp_path / "scan.nii.gz", "-o", tmp_path / "out", "--model", model, "--overlap", "0")
+    assert medseg_command(*command, "--continue-prediction").exit_code == 0
+    assert files_below(tmp_path / "out") == ["preview.png", "run.json", "scan_seg.nii.gz", "statistics.json"]
