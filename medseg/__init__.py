@@ -2,7 +2,7 @@
 
     import medseg
     volume = medseg.read("scan.nii.gz")
-    segmentation = medseg.segment(volume, medseg.load_model("hippocampus"))
+    segmentation = medseg.segment(volume, medseg.load_model("hippocampus-mr"))
     medseg.write(segmentation, "scan_seg.nii.gz")
 
 Names are imported when they are first used, so that `import medseg` is free.
