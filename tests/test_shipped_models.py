@@ -12,9 +12,11 @@ from medseg.bundle import CARD, LICENCE, WEIGHTS, read_info, shipped_models
 from medseg.config import TrainConfig, load_config
 from medseg.formats import read, read_segmentation
 from medseg.geometry import Geometry
+from medseg.inference import predict, resample
 from medseg.metrics import confusion, dice
 from medseg.model import load_model
-from medseg.pipeline import segment
+from medseg.pipeline import label, segment
+from medseg.prepare import prepare
 from medseg.volume import Segmentation, Volume
 from tests.phantoms import axis_arrangements, rearranged, rearranged_labels, rotation
 
@@ -43,13 +45,15 @@ def dice_of(reference, prediction, labels):
     return dict(zip(values.indices, dice(values).tolist(), strict=True))
 
 
-def onto(segmentation, geometry):
-    """Labels at the voxel centres of another grid, by nearest neighbour; background beyond."""
-    mapping = geometry.index_map(segmentation.geometry)
-    array = affine_transform(
-        segmentation.array, mapping[:3, :3], mapping[:3, 3], geometry.shape, order=0, mode="constant"
-    )
-    return Segmentation(array, geometry, segmentation.labels)
+def carried(scan, model, geometry):
+    """The scan's own run on another grid: its scores interpolated there, as they are to any scan's grid.
+
+    Labels would not do as the measure: carried to a grid of other voxels by nearest neighbour, they lose more to their
+    own stairs (0.94 to 0.96 Dice for structures of 1500 voxels) than the runs differ.
+    """
+    prepared = prepare(scan, model.preparation)
+    slabs = predict(prepared, model.network, model.windows)
+    return label(resample(slabs, prepared.geometry, to=geometry), model.labels, geometry)
 
 
 def resampled(volume, geometry):
@@ -100,7 +104,9 @@ def test_shared_validation_cases_reproduce_the_card_s_dice(model, shared_data):
         reference = read_segmentation(folder / "labelsTr" / f"{case}.nii.gz")
         found = dice_of(reference, segment(read(folder / "imagesTr" / f"{case}.nii.gz"), model), info.labels)
         for index, value in found.items():
-            assert value == pytest.approx(info.metrics["validation_dice_per_case"][case][info.labels[index].name], abs=5e-3)
+            assert value == pytest.approx(
+                info.metrics["validation_dice_per_case"][case][info.labels[index].name], abs=5e-3
+            )
 
 
 def test_scan_flipped_and_permuted_gives_the_same_structure_in_world_space(model, scan):
@@ -135,9 +141,8 @@ def test_scan_on_another_grid_gives_the_same_structure_in_world_space(model, sca
         affine[:3, :3] = rotation(10, (1, 1, 2)) @ affine[:3, :3]
         affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     other = Geometry(shape, affine)
-    plain = segment(scan, model)
-    found = onto(segment(resampled(scan, other), model), plain.geometry)
-    assert min(dice_of(plain, found, model.labels).values()) >= 0.97
+    found = segment(resampled(scan, other), model)
+    assert min(dice_of(carried(scan, model, other), found, model.labels).values()) >= 0.97
 
 
 def test_metadata_is_plain_json():
