@@ -85,8 +85,9 @@ def test_configuration_and_log_that_made_the_weights_are_in_the_repository(name)
     info = read_info(shipped_models()[name])
     assert (info.card, info.labels, info.preparation) == (config.card, config.labels, config.preparation)
     assert (info.network, info.windows) == (config.network, config.windows)
-    log = (shipped_models()[name] / "docs" / "log.csv").read_text().splitlines()
-    assert len(log) == config.training.epochs + 1
+    docs = (shipped_models()[name] / CARD).parent
+    assert load_config(docs / "train.yaml", TrainConfig).training == config.training
+    assert len((docs / "log.csv").read_text().splitlines()) == config.training.epochs + 1
 
 
 def test_held_out_scan_is_segmented_as_well_as_the_card_says(model, scan, reference):

@@ -121,6 +121,9 @@ so the figures are not flattered by a choice.
 {settings.batch_size} patches of {" × ".join(map(str, settings.patch))} voxels; Dice + cross-entropy;
 {_OPTIMIZERS[settings.optimizer]}; learning rate {settings.learning_rate:g}; seed {settings.seed}. It took
 {facts.seconds / 60:.0f} minutes on {facts.hardware}, {facts.precision} arithmetic.
+
+`medseg train train.yaml --data FOLDER` makes the weights again; `train.yaml`, every setting, and `log.csv`, loss and
+Dice of every epoch, lie beside this card.
 """
 
 

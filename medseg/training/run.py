@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 from medseg.atomic import write_text
+from medseg.bundle import CARD
 from medseg.config import TrainConfig, load_config, validate
 from medseg.devices import choose_device
 from medseg.errors import ConfigError
@@ -204,6 +206,9 @@ def _ship(
         licence=licence_notice(config),
         metrics=card_metrics(config, facts, dice),
     )
+    # What made the weights stays beside them.
+    for made_by, name in ((output / "config.yaml", "train.yaml"), (output / "log.csv", "log.csv")):
+        shutil.copyfile(made_by, folder / CARD.parent / name)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from medseg.config import TrainConfig, load_config
 from medseg.errors import ConfigError
 from medseg.formats import read
 from medseg.model import load_model
@@ -111,6 +112,8 @@ def test_training_teaches_the_network_and_the_card_tells_what_prediction_gives(c
     assert "case_0, case_3" in card
     assert f"| right | {figures['validation_dice']['right']['mean']:.3f} ±" in card
     assert str(tmp_path) not in card
+    assert (folder / "docs/log.csv").read_text() == (tmp_path / "run/log.csv").read_text()
+    assert load_config(folder / "docs/train.yaml", TrainConfig).training.epochs == 20
     assert str(tmp_path) not in (tmp_path / "run/config.yaml").read_text()
 
 
