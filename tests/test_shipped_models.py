@@ -41,8 +41,9 @@ def reference(data):
 
 
 def dice_of(reference, prediction, labels):
-    values = confusion(reference.array, prediction.array, labels.indices)
-    return dict(zip(values.indices, dice(values).tolist(), strict=True))
+    pairs = confusion(reference.array, prediction.array, labels.indices)
+    values = dict(zip(pairs.indices, dice(pairs).tolist(), strict=True))
+    return {index: values[index] for index in labels.indices}
 
 
 def carried(scan, model, geometry):
