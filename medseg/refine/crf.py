@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -15,7 +16,10 @@ from medseg.refine.gaussian import SmoothnessFilter
 from medseg.refine.grid import BilateralGrid, plan_grid
 from medseg.refine.lattice import ACCURATE, USUAL, Lattice
 from medseg.refine.operators import Kernel, Normalization, Operator, normalised
+from medseg.refine.pruning import plan_pruning
 from medseg.refine.window import LARGEST_WINDOW, WindowFilter, reach_voxels
+
+_log = logging.getLogger(__name__)
 
 
 def dense_crf(
@@ -32,6 +36,7 @@ def dense_crf(
     iterations: int = 5,
     normalization: Normalization = "symmetric",
     accurate: bool = False,
+    prune: float = 0.0,
 ) -> Tensor:
     """Refine label probabilities with a fully connected CRF whose kernels are Gaussians in mm and intensity.
 
@@ -56,6 +61,8 @@ def dense_crf(
         iterations: Of the mean field.
         normalization: "symmetric" as above; "before", "after" and "none" as in pydensecrf.
         accurate: For several channels a finer lattice without missing vertices: slower, with a fraction of the error.
+        prune: Leave out labels that together stay below this probability everywhere (see `plan_pruning`); they come
+            back as zero. What was left out is logged. For Potts compatibility and constant weights.
 
     Returns:
         (L, *space), summing to one, of the type and on the device of `probabilities`.
@@ -75,11 +82,10 @@ def dense_crf(
         iterations=iterations,
     )
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
-    labels, shape = probabilities.shape[0], probabilities.shape[1:]
     # MPS has no sparse matrices.
     device = torch.device("cpu") if probabilities.device.type == "mps" else probabilities.device
-    p = probabilities.to(device, dtype).reshape(labels, -1)
-    kernels = pairwise_kernels(
+    p = probabilities.to(device, dtype).flatten(1)
+    smoothness, appearance = pairwise_kernels(
         image.detach().to(device, dtype),
         smoothness_sd_voxels=[smoothness_sd_mm / s for s in spacing_mm],
         appearance_sd_voxels=[appearance_sd_mm / s for s in spacing_mm],
@@ -87,14 +93,32 @@ def dense_crf(
         normalization=normalization,
         accurate=accurate,
     )
-    log_p = p.clamp_min(torch.finfo(dtype).tiny).log()
+    kernels = [(smoothness_weight, smoothness), (appearance_weight, appearance)]
+    kept = None
+    if prune > 0 and isinstance(compatibility, str):
+        pruning = plan_pruning(p.detach(), kernels, iterations, prune)
+        kept = list(pruning.kept)
+        _log.info("CRF keeps %d of %d labels; the others stay below %.2g.", len(kept), len(p), pruning.bound)
     penalty = None if isinstance(compatibility, str) else compatibility.to(device, dtype)
+    q = mean_field(p if kept is None else p[kept], kernels, penalty, iterations)
+    if kept is not None:
+        q = torch.zeros_like(p).index_copy(0, torch.tensor(kept, device=device), q)
+    return q.reshape(probabilities.shape).to(probabilities)
+
+
+def mean_field(
+    probabilities: Float[Tensor, "labels pixels"],
+    kernels: Sequence[tuple[float | Tensor, Kernel]],
+    penalty: Float[Tensor, "labels labels"] | None,
+    iterations: int,
+) -> Float[Tensor, "labels pixels"]:
+    """The iterations of `dense_crf`; a penalty of None is Potts. Probabilities are normalised over their labels."""
+    log_p = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
     q = log_p.softmax(0)
     for _ in range(iterations):
-        smooth, alike = (kernel(q) for kernel in kernels)
-        message = smoothness_weight * smooth + appearance_weight * alike
+        message = torch.stack([weight * kernel(q) for weight, kernel in kernels]).sum(0)
         q = (log_p + message if penalty is None else log_p - penalty @ message).softmax(0)
-    return q.reshape(labels, *shape).to(probabilities)
+    return q
 
 
 def pairwise_kernels(
