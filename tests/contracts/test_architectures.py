@@ -7,7 +7,23 @@ from medseg.errors import ConfigError
 from medseg.networks import ARCHITECTURES, build
 
 # Settings that make each network small enough to test; the structure stays the paper's.
-SMALL = {"unet": {"channels": (4, 8, 16)}}
+VGG = {"width": 1 / 16, "norm": "none", "head_channels": 8, "dropout": 0.0}
+# Not as the release starts: with scores of zero there are no gradients, and its deconvolutions are not learned.
+FCN = {**VGG, "fc6_kernel": 3, "padding": "same", "zero_scores": False, "learn_upsampling": True}
+SMALL = {
+    "unet": {"channels": (4, 8, 16)},
+    "fcn32s": FCN,
+    "fcn16s": FCN,
+    "fcn8s": FCN,
+    # In bfloat16, maxima of noise move to a neighbour; each pooling more moves them further.
+    "segnet": {"width": 1 / 16, "norm": "batch", "strides": (2, 2, 1, 1, 1)},
+    "dilated_frontend": {**VGG, "fc6_kernel": 3, "padding": "same"},
+    "dilated": {**VGG, "fc6_kernel": 3, "padding": "same"},
+    "deeplabv1": VGG,
+    "deeplabv1_msc": VGG,
+    "patch_classifier": {"channels": (4, 8), "kernels": (4, 3), "head_channels": 8},
+    "random_forest": {"trees": 2, "max_depth": 4, "max_leaves": 16, "scales": (1.0,)},
+}
 SIZES = {2: [(32, 24), (17, 29), (1, 1)], 3: [(16, 12, 8), (9, 7, 5), (1, 1, 1)]}
 
 NAMES = [architecture.name for architecture in ARCHITECTURES]
