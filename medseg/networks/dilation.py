@@ -109,7 +109,7 @@ class DilatedFrontend(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *space"]:
         """Image to logits at the image's own size."""
-        return self.upsample(self.forward_features(x), x.shape[2:])
+        return self._upsample(self.forward_features(x), x.shape[2:])
 
     def forward_features(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *eighth"]:
         """Image to scores at stride 8, as many an axis as 8 voxels fit, rounded up."""
@@ -120,7 +120,7 @@ class DilatedFrontend(nn.Module):
         scores: Tensor = self.score(self.head(self.backbone(x)[-1]))
         return scores
 
-    def upsample(
+    def _upsample(
         self, scores: Float[Tensor, "b classes *eighth"], size: Sequence[int]
     ) -> Float[Tensor, "b classes *space"]:
         """The fixed bilinear deconvolution of kernel 16, stride 8 and padding 4: interpolation between zeros beyond."""
@@ -184,7 +184,7 @@ class ContextModule(nn.Sequential):
             nn.init.zeros_(module.get_parameter("bias"))
 
 
-class Dilated(nn.Module):
+class Dilated(DilatedFrontend):
     """The front end's scores through a context module, then upsampled: Dilation8 of the paper.
 
     Args:
@@ -227,8 +227,7 @@ class Dilated(nn.Module):
         dropout: float = 0.5,
         padding: Literal["paper", "same"] | None = None,
     ) -> None:
-        super().__init__()
-        self.frontend = DilatedFrontend(
+        super().__init__(
             spatial_dims,
             in_channels,
             num_classes,
@@ -243,15 +242,11 @@ class Dilated(nn.Module):
             padding=padding,
         )
         self.context = ContextModule(
-            spatial_dims, num_classes, context, kernel_size=context_kernel, padding=self.frontend.padding
+            spatial_dims, num_classes, context, kernel_size=context_kernel, padding=self.padding
         )
         self.context.start_as_identity()
 
-    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *space"]:
-        """Image to logits at the image's own size."""
-        return self.frontend.upsample(self.forward_features(x), x.shape[2:])
-
     def forward_features(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *eighth"]:
         """Image to scores at stride 8, as many an axis as 8 voxels fit, rounded up."""
-        scores: Tensor = self.context(self.frontend.forward_features(x))
+        scores: Tensor = self.context(super().forward_features(x))
         return scores

@@ -163,7 +163,7 @@ class FCN32s(nn.Module):
         fusions = [fusion for fusion in self.fusions if isinstance(fusion, _Fusion)]
         for up in (*(fusion.up for fusion in fusions), self.upscore):
             _fill_bilinear(up)
-            up.requires_grad_(learn_upsampling)
+            up.get_parameter("weight").requires_grad_(learn_upsampling)
         if zero_scores:
             for score in (self.score, *(fusion.score for fusion in fusions)):
                 nn.init.zeros_(score.get_parameter("weight"))

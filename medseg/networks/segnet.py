@@ -51,7 +51,7 @@ class SegNet(nn.Module):
     ) -> None:
         super().__init__()
         kind: Norm = by_dims(spatial_dims, "batch", "group") if norm is None else norm
-        encoder = VGG(
+        self.backbone = VGG(
             spatial_dims,
             in_channels,
             depth=depth,
@@ -60,15 +60,15 @@ class SegNet(nn.Module):
             kernel_size=kernel_size,
             strides=strides,
         )
-        self.encoder = encoder.blocks
         self.pools = nn.ModuleList(
-            layer.max_pool(spatial_dims, stride, ceil_mode=True, return_indices=True) for stride in encoder.strides
+            layer.max_pool(spatial_dims, stride, ceil_mode=True, return_indices=True)
+            for stride in self.backbone.strides
         )
         self.decoder = nn.ModuleList()
         # A stage of the decoder changes the channels with its last convolution.
-        outputs = [stage.channels for stage in encoder.stages]
-        for level in reversed(range(len(self.encoder))):
-            count = len(encoder.blocks[level])  # type: ignore[arg-type]
+        outputs = [stage.channels for stage in self.backbone.stages]
+        for level in reversed(range(len(outputs))):
+            count = len(self.backbone.blocks[level])  # type: ignore[arg-type]
             widths = [outputs[level]] * count + ([outputs[level - 1]] if level else [])
             self.decoder.append(
                 nn.Sequential(
@@ -86,7 +86,7 @@ class SegNet(nn.Module):
     def forward_features(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b width *space"]:
         """Image to the map that the last convolution classifies, at the image's own size."""
         memory = []
-        for block, pool in zip(self.encoder, self.pools, strict=True):
+        for block, pool in zip(self.backbone.blocks, self.pools, strict=True):
             x = block(x)
             size = x.shape[2:]
             x, indices = pool(x)
