@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import ConfigError
+from medseg.networks.crfrnn import CRFRNN
 from medseg.networks.deeplabv1 import DeepLabV1, DeepLabV1MSc
 from medseg.networks.dilation import Dilated, DilatedFrontend
 from medseg.networks.fcn import FCN8s, FCN16s, FCN32s
@@ -64,6 +65,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "deeplabv1_msc", DeepLabV1MSc, "DeepLab v1 MSc-LargeFOV", "arXiv 1412.7062", 2014, "435", 71.6, "SBD, CRF"
     ),
+    Architecture("crfrnn", CRFRNN, "CRF-RNN", "arXiv 1502.03240", 2015, "whole image", 74.7, "SBD, COCO"),
     Architecture(
         "patch_classifier", PatchClassifier, "Patch classifier", "NIPS 2012, Cireşan et al.", 2012, "95; 47 in 3D"
     ),

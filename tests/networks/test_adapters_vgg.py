@@ -64,7 +64,7 @@ def small(shared_data, file):
 
 
 def test_convolution_of_classifier_0_gives_what_the_matrix_gives(shared_data):
-    listing = {key: v for key, v in small(shared_data, "torchvision_vgg16.txt").items()}
+    listing = small(shared_data, "torchvision_vgg16.txt")
     adapted = adapters_vgg.torchvision_vgg16(listing)
     pooled = torch.randn(2, adapted["head.fc6.weight"].shape[1], 7, 7)
     ours = functional.conv2d(pooled, adapted["head.fc6.weight"], adapted["head.fc6.bias"])

@@ -13,9 +13,7 @@ def network(name, **settings):
     built = build(name, spatial_dims=2, in_channels=3, num_classes=4, **SMALL, **settings)
     with torch.no_grad():
         for key, p in built.named_parameters():
-            if key.endswith("bias"):
-                p.normal_(std=0.1)
-            elif "context" in key:
+            if key.endswith("bias") or "context" in key:
                 p.normal_(std=0.1)
     return built.eval()
 
