@@ -10,6 +10,13 @@ from typing import Any
 from torch import nn
 
 from medseg.errors import ConfigError
+from medseg.networks.crfrnn import CRFRNN
+from medseg.networks.deeplabv1 import DeepLabV1, DeepLabV1MSc
+from medseg.networks.dilation import Dilated, DilatedFrontend
+from medseg.networks.fcn import FCN8s, FCN16s, FCN32s
+from medseg.networks.patch_classifier import PatchClassifier
+from medseg.networks.random_forest import RandomForest
+from medseg.networks.segnet import SegNet
 from medseg.networks.unet import UNet
 
 
@@ -23,6 +30,9 @@ class Architecture:
         title: The name in print.
         paper: Where it was published.
         year: Of the first publication.
+        receptive_field: Voxels an axis that a logit depends on, at the default settings.
+        voc_test_miou: Published mean IoU on the PASCAL VOC 2012 test set, in per cent, if there is one.
+        voc_conditions: What that figure was reached with.
     """
 
     name: str
@@ -30,6 +40,9 @@ class Architecture:
     title: str
     paper: str
     year: int
+    receptive_field: str = ""
+    voc_test_miou: float | None = None
+    voc_conditions: str = ""
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -38,7 +51,26 @@ class Architecture:
         return tuple(name for name in inspect.signature(self.builder).parameters if name not in given)
 
 
-ARCHITECTURES: tuple[Architecture, ...] = (Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015),)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015),
+    Architecture("fcn32s", FCN32s, "FCN-32s", "arXiv 1411.4038", 2014, "404"),
+    Architecture("fcn16s", FCN16s, "FCN-16s", "arXiv 1411.4038", 2014, "404"),
+    Architecture("fcn8s", FCN8s, "FCN-8s", "arXiv 1411.4038", 2014, "404", 62.2, "SBD; 67.2 with the later recipe"),
+    Architecture("segnet", SegNet, "SegNet", "arXiv 1511.00561", 2015, "392", 59.9, "leaderboard"),
+    Architecture(
+        "dilated_frontend", DilatedFrontend, "Dilation, front end", "arXiv 1511.07122", 2015, "380", 67.6, "SBD"
+    ),
+    Architecture("dilated", Dilated, "Dilation8", "arXiv 1511.07122", 2015, "908", 73.5, "SBD, COCO; 74.7 with CRF"),
+    Architecture("deeplabv1", DeepLabV1, "DeepLab v1 LargeFOV", "arXiv 1412.7062", 2014, "435", 70.3, "SBD, CRF"),
+    Architecture(
+        "deeplabv1_msc", DeepLabV1MSc, "DeepLab v1 MSc-LargeFOV", "arXiv 1412.7062", 2014, "435", 71.6, "SBD, CRF"
+    ),
+    Architecture("crfrnn", CRFRNN, "CRF-RNN", "arXiv 1502.03240", 2015, "whole image", 74.7, "SBD, COCO"),
+    Architecture(
+        "patch_classifier", PatchClassifier, "Patch classifier", "NIPS 2012, Cireşan et al.", 2012, "95; 47 in 3D"
+    ),
+    Architecture("random_forest", RandomForest, "Random forest", "Machine Learning 45, 5–32", 2001, "51"),
+)
 
 
 def build(name: str, *, spatial_dims: int, in_channels: int, num_classes: int, **settings: Any) -> nn.Module:

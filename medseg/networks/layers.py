@@ -6,13 +6,14 @@ Sizes (`kernel_size`, `stride`, ...) are one integer for all axes or one integer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+T = TypeVar("T")
 PerAxis: TypeAlias = int | Sequence[int]
 # Names that come from configurations, so any text may arrive: `norm` and `activation` check them.
 Norm: TypeAlias = str
@@ -24,6 +25,7 @@ _CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] 
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+_AVERAGE: dict[int, Callable[..., Tensor]] = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 _MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -52,6 +54,24 @@ def per_axis(value: PerAxis, spatial_dims: int) -> tuple[int, ...]:
     if len(sizes) != spatial_dims:
         raise ValueError(f"{value} has {len(sizes)} entries, expected one or {spatial_dims}")
     return sizes
+
+
+def by_dims(spatial_dims: int, two: T, three: T) -> T:
+    """What a setting is by default in 2D, and what it is in 3D."""
+    return {2: two, 3: three}[spatial_dims]
+
+
+def per_level(value: PerAxis | Sequence[PerAxis], levels: int, spatial_dims: int, what: str) -> list[tuple[int, ...]]:
+    """One integer an axis for every level of a network.
+
+    Raises:
+        ValueError: If a sequence has another length than there are levels; the message calls the setting `what`.
+    """
+    if isinstance(value, int):
+        return [per_axis(value, spatial_dims)] * levels
+    if len(value) != levels:
+        raise ValueError(f"{what} {value} has {len(value)} entries, expected one integer or {levels}, one a level")
+    return [per_axis(entry, spatial_dims) for entry in value]
 
 
 def conv(  # noqa: D417  # the other arguments are torch's own
@@ -84,15 +104,48 @@ def conv(  # noqa: D417  # the other arguments are torch's own
     )
 
 
-def up_conv(spatial_dims: int, in_channels: int, out_channels: int, stride: PerAxis) -> nn.Module:
-    """A transposed convolution whose kernel is its stride: every voxel becomes a block of `stride` voxels."""
-    size = per_axis(stride, spatial_dims)
-    return _CONV_TRANSPOSE[spatial_dims](in_channels, out_channels, size, stride=size)  # type: ignore[arg-type]
+def up_conv(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    stride: PerAxis,
+    *,
+    kernel_size: PerAxis | None = None,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Module:
+    """A transposed convolution; unless `kernel_size` says otherwise, every voxel becomes a block of `stride` voxels."""
+    steps = per_axis(stride, spatial_dims)
+    kernel = per_axis(stride if kernel_size is None else kernel_size, spatial_dims)
+    return _CONV_TRANSPOSE[spatial_dims](in_channels, out_channels, kernel, stride=steps, groups=groups, bias=bias)  # type: ignore[arg-type]
 
 
-def max_pool(spatial_dims: int, size: PerAxis, *, ceil_mode: bool = False) -> nn.Module:
-    """Max pooling over blocks of `size`; with `ceil_mode` a rest at the end makes a block of its own."""
-    return _MAX_POOL[spatial_dims](per_axis(size, spatial_dims), ceil_mode=ceil_mode)
+def max_pool(
+    spatial_dims: int,
+    size: PerAxis,
+    *,
+    stride: PerAxis | None = None,
+    padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> nn.Module:
+    """Max pooling, over blocks of `size` unless `stride` says otherwise; `ceil_mode` keeps a rest at the end."""
+    return _MAX_POOL[spatial_dims](
+        per_axis(size, spatial_dims),
+        stride=per_axis(size if stride is None else stride, spatial_dims),
+        padding=per_axis(padding, spatial_dims),
+        dilation=per_axis(dilation, spatial_dims),
+        ceil_mode=ceil_mode,
+        return_indices=return_indices,
+    )
+
+
+def average(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b c *space"]:
+    """The mean of `size` voxels (odd) around every voxel, zeros beyond the border counted as Caffe does."""
+    # Padded beforehand, since torch's own padding refuses images smaller than the kernel.
+    margins = [entry for n in reversed(size) for entry in (n // 2, n // 2)]
+    return _AVERAGE[x.ndim - 2](functional.pad(x, margins), tuple(size), stride=1)
 
 
 def norm(kind: Norm, spatial_dims: int, channels: int) -> nn.Module:

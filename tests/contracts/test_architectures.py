@@ -7,7 +7,26 @@ from medseg.errors import ConfigError
 from medseg.networks import ARCHITECTURES, build
 
 # Settings that make each network small enough to test; the structure stays the paper's.
-SMALL = {"unet": {"channels": (4, 8, 16)}}
+VGG = {"width": 1 / 16, "norm": "none", "head_channels": 8, "dropout": 0.0}
+# Not as the release starts: with scores of zero there are no gradients, and its deconvolutions are not learned.
+FCN = {**VGG, "fc6_kernel": 3, "padding": "same", "zero_scores": False, "learn_upsampling": True}
+SMALL = {
+    "unet": {"channels": (4, 8, 16)},
+    "fcn32s": FCN,
+    "fcn16s": FCN,
+    "fcn8s": FCN,
+    # In bfloat16, maxima of noise move to a neighbour; each pooling more moves them further.
+    "segnet": {"width": 1 / 16, "norm": "batch", "strides": (2, 2, 1, 1, 1)},
+    "dilated_frontend": {**VGG, "fc6_kernel": 3, "padding": "same"},
+    "dilated": {**VGG, "fc6_kernel": 3, "padding": "same"},
+    "deeplabv1": VGG,
+    "deeplabv1_msc": VGG,
+    "crfrnn": {**FCN, "iterations": 2, "eval_iterations": 2, "bilateral_sd": 5.0},
+    "patch_classifier": {"channels": (4, 8), "kernels": (4, 3), "head_channels": 8},
+    "random_forest": {"trees": 2, "max_depth": 4, "max_leaves": 16, "scales": (1.0,)},
+}
+# torch.export follows shapes, not values.
+DEPEND_ON_VALUES = {"crfrnn"}
 SIZES = {2: [(32, 24), (17, 29), (1, 1)], 3: [(16, 12, 8), (9, 7, 5), (1, 1, 1)]}
 
 NAMES = [architecture.name for architecture in ARCHITECTURES]
@@ -62,7 +81,9 @@ class TestArchitecture:
             ours = network(x).float()
         assert (ours - expected).abs().max() < 0.1 * expected.abs().max()
 
-    def test_exports(self, name, spatial_dims):
+    def test_exports(self, name, spatial_dims, request):
+        if name in DEPEND_ON_VALUES:
+            request.applymarker(pytest.mark.xfail(strict=True, reason="the CRF's filters depend on the image's values"))
         network = small(name, spatial_dims).eval()
         x = torch.randn(1, 1, *SIZES[spatial_dims][0])
         exported = torch.export.export(network, (x,))
