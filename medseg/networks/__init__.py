@@ -5,11 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
 from medseg.errors import ConfigError
+from medseg.networks.deeplabv2 import DeepLabV2
+from medseg.networks.deeplabv3 import DeepLabV3, DeepLabV3Cascade
+from medseg.networks.fcn_resnet import FCNResNet
+from medseg.networks.gcn import GCN
+from medseg.networks.pspnet import PSPNet
+from medseg.networks.refinenet import RefineNet
 from medseg.networks.unet import UNet
 
 
@@ -23,6 +29,10 @@ class Architecture:
         title: The name in print.
         paper: Where it was published.
         year: Of the first publication.
+        receptive_field: How much of the image one logit depends on, in 2D with the defaults.
+        voc_test_miou: Mean intersection over union on the VOC2012 test set as published, in percent; None where
+            there is no such figure.
+        voc_conditions: What the published figure was reached with.
     """
 
     name: str
@@ -30,15 +40,32 @@ class Architecture:
     title: str
     paper: str
     year: int
+    receptive_field: str = ""
+    voc_test_miou: float | None = None
+    voc_conditions: str = ""
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The names of the settings that the builder takes."""
-        given = ("self", "spatial_dims", "in_channels", "num_classes")
-        return tuple(name for name in inspect.signature(self.builder).parameters if name not in given)
+        """The names of the settings that the builder takes, its backbone's among them."""
+        names: list[str] = []
+        for name, parameter in inspect.signature(self.builder).parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                names += get_type_hints(*get_args(get_type_hints(self.builder.__init__)[name]))
+            elif name not in ("self", "spatial_dims", "in_channels", "num_classes"):
+                names.append(name)
+        return tuple(dict.fromkeys(names))
 
 
-ARCHITECTURES: tuple[Architecture, ...] = (Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015),)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015),
+    Architecture("deeplabv2", DeepLabV2, "DeepLab v2", "arXiv 1606.00915", 2016),
+    Architecture("refinenet", RefineNet, "RefineNet", "arXiv 1611.06612", 2016),
+    Architecture("pspnet", PSPNet, "PSPNet", "arXiv 1612.01105", 2016),
+    Architecture("gcn", GCN, "GCN", "arXiv 1703.02719", 2017),
+    Architecture("deeplabv3", DeepLabV3, "DeepLab v3", "arXiv 1706.05587", 2017),
+    Architecture("deeplabv3_cascade", DeepLabV3Cascade, "DeepLab v3, cascade", "arXiv 1706.05587", 2017),
+    Architecture("fcn_resnet", FCNResNet, "FCN on ResNet", "arXiv 1411.4038", 2015),
+)
 
 
 def build(name: str, *, spatial_dims: int, in_channels: int, num_classes: int, **settings: Any) -> nn.Module:

@@ -7,7 +7,17 @@ from medseg.errors import ConfigError
 from medseg.networks import ARCHITECTURES, build
 
 # Settings that make each network small enough to test; the structure stays the paper's.
-SMALL = {"unet": {"channels": (4, 8, 16)}}
+RESNET = {"depth": (1, 1, 1, 1), "width": 1 / 16}
+SMALL = {
+    "unet": {"channels": (4, 8, 16)},
+    "deeplabv2": RESNET,
+    "refinenet": RESNET,
+    "pspnet": RESNET,
+    "gcn": RESNET | {"output_stride": 8},  # at stride 32 a test image would be one voxel with three scores
+    "deeplabv3": RESNET,
+    "deeplabv3_cascade": RESNET,
+    "fcn_resnet": RESNET,
+}
 SIZES = {2: [(32, 24), (17, 29), (1, 1)], 3: [(16, 12, 8), (9, 7, 5), (1, 1, 1)]}
 
 NAMES = [architecture.name for architecture in ARCHITECTURES]
@@ -29,7 +39,9 @@ class TestArchitecture:
     @pytest.mark.parametrize("in_channels", [1, 4])
     def test_every_parameter_gets_a_gradient_at_batch_one(self, name, spatial_dims, in_channels):
         network = small(name, spatial_dims, in_channels).train()
-        network(torch.randn(1, in_channels, *SIZES[spatial_dims][0])).square().sum().backward()
+        x = torch.randn(1, in_channels, *SIZES[spatial_dims][0])
+        outputs = network.training_outputs(x) if hasattr(network, "training_outputs") else [(network(x), 1.0)]
+        torch.stack([logits.square().sum() for logits, _ in outputs]).sum().backward()
         without = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert without == []
 
