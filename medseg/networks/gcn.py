@@ -52,6 +52,10 @@ class GCN(Segmenter):
         trunk = ResNet(spatial_dims, in_channels, **(PAPER | backbone))
         super().__init__(trunk, _Sides(trunk, num_classes, kernel, align_corners), align_corners=align_corners)
         self.last = nn.ModuleList(_Boundary(spatial_dims, num_classes, trunk) for _ in range(2))
+        # Nothing normalises the scores, so each of the nine refinements starts by adding little.
+        for name, parameter in self.named_parameters():
+            if name.endswith("residual.2.weight"):
+                parameter.data.mul_(0.1)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *space"]:
         """Image to logits at the image's own size."""

@@ -63,6 +63,10 @@ class RefineNet(Segmenter):
             _Cascade(trunk, num_classes, pools, output_units, dropout, align_corners=align_corners),
             align_corners=align_corners,
         )
+        # Nothing normalises the 36 sums of the four blocks, so each starts by adding little.
+        for name, parameter in self.head.named_parameters():
+            if name.endswith("second.weight") or ".chain." in name:
+                parameter.data.mul_(0.1)
 
 
 class _ResidualUnits(nn.Sequential):

@@ -20,6 +20,7 @@ _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Widths of the three 3×3 convolutions that replace the 7×7 one: of the PSPNet authors, and of mmsegmentation.
 _DEEP_STEMS = {"deep": (64, 64, 128), "mmsegmentation": (32, 32, 64)}
 _EXPANSION = 4
+_FRESH_RESIDUAL = 0.2
 
 
 class ResNetSettings(TypedDict, total=False):
@@ -61,6 +62,9 @@ class Bottleneck(nn.Module):
             spatial_dims, channels, channels, kernel_size, norm, stride=middle, dilation=dilation
         )
         self.expand = layer.conv_norm(spatial_dims, channels, out_channels, 1, norm, relu=False)
+        if norm != "none":
+            # Fresh residuals are small, or the sum over 50 blocks would explode until the statistics are learned.
+            nn.init.constant_(self.expand[1].weight, _FRESH_RESIDUAL)  # type: ignore[arg-type]
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels or max(per_axis(stride, spatial_dims)) > 1:
             self.shortcut = layer.conv_norm(spatial_dims, in_channels, out_channels, 1, norm, stride=stride, relu=False)
