@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medseg.errors import InputError, ModelError
 from medseg.networks.checkpoint_layouts import ADAPTERS, Adapter, InputConvention, State
-from medseg.networks.inflation import Inflation, beyond_plane, inflated, require_fit
+from medseg.networks.inflation import beyond_plane, inflated, require_fit
 from medseg.study import Finding
 
 
@@ -35,7 +35,7 @@ class CheckpointReport:
     findings: tuple[Finding, ...]
 
 
-def load_checkpoint(network: nn.Module, path: str | Path, *, inflation: Inflation = "centre") -> CheckpointReport:
+def load_checkpoint(network: nn.Module, path: str | Path, *, inflation: str = "centre") -> CheckpointReport:
     """Load a public checkpoint into a network that is built to match it.
 
     A network in 3D takes the file's 2D kernels by inflation. Other numbers of input channels or classes than the

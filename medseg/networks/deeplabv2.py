@@ -6,7 +6,7 @@ The fully connected CRF that follows in the paper is a refiner of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
+from typing import Unpack
 
 import torch
 from jaxtyping import Float
@@ -52,7 +52,7 @@ class DeepLabV2(Segmenter):
         *,
         rates: Sequence[int] = (6, 12, 18, 24),
         scales: Sequence[float] = (1.0, 0.75, 0.5),
-        fusion: Literal["max", "mean"] = "max",
+        fusion: str = "max",
         align_corners: bool = True,
         **backbone: Unpack[ResNetSettings],
     ) -> None:

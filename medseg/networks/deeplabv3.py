@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class DeepLabV3(Segmenter):
         in_channels: int,
         num_classes: int,
         *,
-        variant: Literal["paper", "torchvision", "mmsegmentation"] = "paper",
+        variant: str = "paper",
         rates: Sequence[int] = (6, 12, 18),
         auxiliary: bool | None = None,
         auxiliary_weight: float = 0.4,

@@ -13,17 +13,15 @@ The third spatial axis, K, is the one that is added.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, get_args
-
 import torch
 from torch import Tensor, nn
 
 from medseg.errors import ModelError
 
-Inflation: TypeAlias = Literal["centre", "mean", "acs"]
+INFLATIONS = ("centre", "mean", "acs")
 
 
-def inflate(state_dict_2d: Mapping[str, Tensor], network_3d: nn.Module, how: Inflation = "centre") -> dict[str, Tensor]:
+def inflate(state_dict_2d: Mapping[str, Tensor], network_3d: nn.Module, how: str = "centre") -> dict[str, Tensor]:
     """Load the weights of a 2D network into the same network in 3D.
 
     Args:
@@ -44,16 +42,18 @@ def inflate(state_dict_2d: Mapping[str, Tensor], network_3d: nn.Module, how: Inf
     return state
 
 
-def inflated(state: Mapping[str, Tensor], network: nn.Module, how: Inflation) -> dict[str, Tensor]:
+def inflated(state: Mapping[str, Tensor], network: nn.Module, how: str) -> dict[str, Tensor]:
     """The tensors of `state`, kernels that have one axis less than those of `network` with a third axis.
 
     Raises:
         ModelError: If `how` is unknown.
     """
-    if how not in get_args(Inflation):
-        raise ModelError(f"Inflation {how!r} is unknown; there are: {', '.join(get_args(Inflation))}.")
+    if how not in INFLATIONS:
+        raise ModelError(f"Inflation {how!r} is unknown; there are: {', '.join(INFLATIONS)}.")
     result = dict(state)
-    transposed = {f"{name}.weight": m for name, m in network.named_modules() if isinstance(m, nn.ConvTranspose3d)}
+    transposed = {
+        f"{name}.weight".lstrip("."): m for name, m in network.named_modules() if isinstance(m, nn.ConvTranspose3d)
+    }
     for key, target in network.state_dict().items():
         if key in state and state[key].ndim == 4 and target.ndim == 5:
             if key in transposed:
@@ -99,7 +99,7 @@ def _few(keys: list[str]) -> str:
     return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
 
 
-def _kernel(weight: Tensor, size: tuple[int, ...], how: Inflation) -> Tensor:
+def _kernel(weight: Tensor, size: tuple[int, ...], how: str) -> Tensor:
     """A 2D kernel (O, I, *plane) as a 3D one of `size`; as it is where it does not fit."""
     if tuple(weight.shape[2:]) != size[:2]:
         return weight

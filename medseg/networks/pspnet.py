@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
+from typing import Unpack
 
 from medseg.networks.context import PlainHead, PyramidPooling
 from medseg.networks.layers import PerAxis
@@ -47,7 +47,7 @@ class PSPNet(Segmenter):
         in_channels: int,
         num_classes: int,
         *,
-        variant: Literal["paper", "mmsegmentation"] = "paper",
+        variant: str = "paper",
         bins: Sequence[PerAxis] = (1, 2, 3, 6),
         auxiliary: bool = True,
         auxiliary_weight: float = 0.4,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypedDict, get_args
+from typing import TypedDict
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,14 +11,10 @@ from torch import Tensor, nn
 from medseg.networks import layers as layer
 from medseg.networks.layers import Norm, PerAxis, Stage, by_dims, per_axis
 
-Stem: TypeAlias = Literal["plain", "deep", "mmsegmentation"]
-StrideOn: TypeAlias = Literal["1x1", "3x3"]
-FirstBlock: TypeAlias = Literal["alike", "previous"]
-
 # Bottleneck blocks of each stage, res2 to res5.
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-# Widths of the three 3×3 convolutions that replace the 7×7 one: of the PSPNet authors, and of mmsegmentation.
-_DEEP_STEMS = {"deep": (64, 64, 128), "mmsegmentation": (32, 32, 64)}
+# Widths of the 7×7 convolution, or of the three 3×3 ones that the PSPNet authors and mmsegmentation have instead.
+_STEMS = {"plain": (64,), "deep": (64, 64, 128), "mmsegmentation": (32, 32, 64)}
 _EXPANSION = 4
 _FRESH_RESIDUAL = 0.2
 
@@ -28,10 +24,10 @@ class ResNetSettings(TypedDict, total=False):
 
     depth: int | Sequence[int]
     width: float | None
-    stem: Stem
-    stride_on: StrideOn
+    stem: str
+    stride_on: str
     output_stride: int
-    first_block: FirstBlock
+    first_block: str
     multi_grid: Sequence[int]
     ceil_mode: bool
     norm: Norm
@@ -50,7 +46,7 @@ class Bottleneck(nn.Module):
         *,
         stride: PerAxis,
         dilation: PerAxis,
-        stride_on: StrideOn,
+        stride_on: str,
         norm: Norm,
         kernel_size: PerAxis,
     ) -> None:
@@ -83,7 +79,7 @@ def bottlenecks(
     *,
     stride: PerAxis = 1,
     dilations: Sequence[PerAxis],
-    stride_on: StrideOn,
+    stride_on: str,
     norm: Norm,
     kernel_size: PerAxis,
 ) -> nn.Sequential:
@@ -143,10 +139,10 @@ class ResNet(nn.Module):
         *,
         depth: int | Sequence[int] = 101,
         width: float | None = None,
-        stem: Stem = "plain",
-        stride_on: StrideOn = "3x3",
+        stem: str = "plain",
+        stride_on: str = "3x3",
         output_stride: int = 32,
-        first_block: FirstBlock = "alike",
+        first_block: str = "alike",
         multi_grid: Sequence[int] = (1,),
         ceil_mode: bool = False,
         norm: Norm = "batch",
@@ -154,9 +150,9 @@ class ResNet(nn.Module):
         strides: PerAxis | Sequence[PerAxis] = 2,
     ) -> None:
         super().__init__()
-        _check("stem", stem, get_args(Stem))
-        _check("stride_on", stride_on, get_args(StrideOn))
-        _check("first_block", first_block, get_args(FirstBlock))
+        _check("stem", stem, tuple(_STEMS))
+        _check("stride_on", stride_on, ("1x1", "3x3"))
+        _check("first_block", first_block, ("alike", "previous"))
         _check("output_stride", output_stride, (4, 8, 16, 32))
         self.spatial_dims = spatial_dims
         self.width = by_dims(spatial_dims, 1.0, 0.25) if width is None else width
@@ -215,10 +211,10 @@ class ResNet(nn.Module):
         """The paper's number of channels times the width multiplier."""
         return max(1, round(channels * self.width))
 
-    def _stem(self, stem: Stem, in_channels: int) -> int:
+    def _stem(self, stem: str, in_channels: int) -> int:
         """Build the convolutions before the pooling, and return their channels."""
         kernel = [1 if k == 1 else (7 if stem == "plain" else 3) for k in per_axis(self.kernel_size, self.spatial_dims)]
-        widths = [self.scaled(channels) for channels in _DEEP_STEMS.get(stem, (64,))]
+        widths = [self.scaled(channels) for channels in _STEMS[stem]]
         units: list[nn.Module] = []
         for index, (inputs, channels) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True)):
             stride = 1 if index else self.strides[0]

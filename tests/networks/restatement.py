@@ -34,7 +34,7 @@ def conv_bn(s, names, x, stride=1, dilation=1):
     return F.batch_norm(conv(s, name, x, stride, dilation), *statistics)
 
 
-def bottleneck(s, names, x, stride, dilation, stride_first):
+def bottleneck(s, names, x, *, stride, dilation, stride_first):
     a, b = (stride, 1) if stride_first else (1, stride)
     y = F.relu(conv_bn(s, names[0], x, a))
     y = F.relu(conv_bn(s, names[1], y, b, dilation))
@@ -52,8 +52,8 @@ def resnet(s, x, stem, stages, *, names=TORCHVISION, block="layer{}.{}.", first=
     for index, (stride, first_dilation, dilation) in enumerate(stages):
         number = 0
         while tensors := sub(s, block.format(index + first[0], number + first[1])):
-            how = (1, dilation) if number else (stride, first_dilation)
-            x = bottleneck(tensors, names, x, *how, stride_first=caffe)
+            how = {"stride": 1, "dilation": dilation} if number else {"stride": stride, "dilation": first_dilation}
+            x = bottleneck(tensors, names, x, **how, stride_first=caffe)
             number += 1
         features.append(x)
     return features

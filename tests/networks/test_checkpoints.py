@@ -261,5 +261,5 @@ def test_missing_and_damaged_files_are_one_line_errors(tmp_path, suffix):
     with pytest.raises(InputError, match="does not exist"):
         load_checkpoint(network("semseg PSPNet"), path)
     path.write_bytes(b"PK\x03\x04 not an archive")
-    with pytest.raises(InputError, match="damaged|more than weights"):
+    with pytest.raises(InputError, match=r"damaged|more than weights"):
         load_checkpoint(network("semseg PSPNet"), path)
