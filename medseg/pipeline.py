@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from medseg.errors import ModelError
+from medseg.errors import GeometryError, ModelError
+from medseg.formats import read_segmentation
 from medseg.geometry import Geometry
 from medseg.inference import Progress, predict, resample, silent
 from medseg.labels import LabelSet
+from medseg.metrics import confusion
 from medseg.model import Model
-from medseg.prepare import prepare
+from medseg.prepare import prepare, prepare_labels
+from medseg.report import Report, reoriented, report_names
 from medseg.study import Finding
 from medseg.volume import Segmentation, Slab, Volume
 
@@ -76,3 +80,33 @@ def label(
         planes[slab.axis] = slice(slab.start, slab.stop)
         array[tuple(planes)] = index_of_channel[slab.scores.argmax(dim=0).cpu().numpy()]
     return Segmentation(array, geometry, labels, findings)
+
+
+def evaluate(
+    reference: Segmentation | Path | str, prediction: Segmentation | Path | str, *, resample: bool = False
+) -> Report:
+    """Measure how well a prediction agrees with its reference, label by label.
+
+    Args:
+        reference: What counts as right, or its file.
+        prediction: On the same grid, whatever the order of its axes.
+        resample: Bring a prediction on another grid onto the reference's by nearest neighbour, instead of refusing it.
+
+    Raises:
+        GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
+        InputError: If a file cannot be read, or holds no labels.
+    """
+    reference, prediction = (
+        one if isinstance(one, Segmentation) else read_segmentation(one) for one in (reference, prediction)
+    )
+    aligned = reoriented(prediction, to=reference.geometry)
+    if aligned is None:
+        if not resample:
+            raise GeometryError(
+                f"The grids differ: the prediction has {prediction.geometry}, the reference {reference.geometry};"
+                " compare on the reference's grid with --resample (resample=True)."
+            )
+        aligned = prepare_labels(prediction, reference.geometry)
+    names, findings = report_names(reference.labels, prediction.labels)
+    pairs = confusion(reference.array, aligned.array, indices=tuple(names))
+    return Report.from_confusion(pairs, reference.geometry, names, findings)

@@ -19,7 +19,7 @@ LABELS = LabelSet.from_names({2: "ball", 5: "core"})
 
 
 class Threshold(nn.Module):
-    """A network whose answer is known: intensities above 0.3 are the ball, above 0.7 its core (20(x-0.5) > 10(x-0.3))."""
+    """A network whose answer is known: above 0.3 lies the ball, above 0.7 (20(x - 0.5) > 10(x - 0.3)) its core."""
 
     def forward(self, x):
         return torch.cat([0 * x, 10 * (x - 0.3), 20 * (x - 0.5)], dim=1)

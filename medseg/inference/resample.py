@@ -144,7 +144,7 @@ class _Separable:
         if self.interpolation == "nearest":
             positions = np.rint(positions)
         low = np.floor(positions + 1e-6).astype(np.int64)
-        share = torch.from_numpy(positions - low).to(scores)
+        share = torch.from_numpy((positions - low).astype(np.float32)).to(scores.device)
         low_scores = scores.index_select(1 + a, torch.from_numpy(low).to(scores.device))
         if np.abs(positions - low).max() < 1e-5:
             return low_scores
@@ -173,7 +173,7 @@ class _Sheared:
         grid = 2 * positions / np.maximum(size - 1, 1) - 1
         scores = functional.grid_sample(
             held.scores[None],
-            torch.from_numpy(grid[..., ::-1].copy()).to(held.scores)[None],
+            torch.from_numpy(grid[..., ::-1].astype(np.float32)).to(held.scores.device)[None],
             mode="bilinear" if route.interpolation == "linear" else "nearest",
             padding_mode="border",
             align_corners=True,

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 from torch import Tensor
@@ -83,7 +83,7 @@ def window_weights(windows: Windows) -> Float[Tensor, "i j k"]:
 
 def cut(
     array: NDArray[Any], start: Shape, size: Shape, padding_value: float, *, context: tuple[int, int] = (0, 0)
-) -> Float[Tensor, "c i j k"]:
+) -> Shaped[Tensor, "c i j k"]:
     """One window of a volume (C, I, J, K), filled with `padding_value` beyond its border.
 
     Args:

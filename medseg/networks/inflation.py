@@ -13,6 +13,7 @@ The third spatial axis, K, is the one that is added.
 from __future__ import annotations
 
 from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 

@@ -6,7 +6,7 @@ Sizes (`kernel_size`, `stride`, ...) are one integer for all axes or one integer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 T = TypeVar("T")
 PerAxis: TypeAlias = int | Sequence[int]
-Norm: TypeAlias = Literal["instance", "batch", "group", "none"]
-Activation: TypeAlias = Literal["relu", "leaky_relu", "elu", "gelu"]
+# Names that come from configurations, so any text may arrive: `norm` and `activation` check them.
+Norm: TypeAlias = str
+Activation: TypeAlias = str
+NORMS = ("instance", "batch", "group", "none")
 
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
@@ -181,7 +183,7 @@ def norm(kind: Norm, spatial_dims: int, channels: int, *, pooled: bool = False) 
             return BatchNorm(channels)
         case "none":
             return nn.Identity()
-    raise ValueError(f"norm {kind!r} is unknown; there are: {', '.join(get_args(Norm))}")
+    raise ValueError(f"norm {kind!r} is unknown; there are: {', '.join(NORMS)}")
 
 
 class BatchNorm(_BatchNorm):

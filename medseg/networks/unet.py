@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -53,7 +52,7 @@ class UNet(nn.Module):
         kernel_size: PerAxis | Sequence[PerAxis] = 3,
         norm: Norm = "instance",
         activation: Activation = "leaky_relu",
-        padding: Literal["same", "valid"] = "same",
+        padding: str = "same",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""Refiners: slabs of scores in, better slabs of scores out."""

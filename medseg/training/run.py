@@ -121,7 +121,7 @@ def _resolve(
 def _begin(config: TrainConfig, root: Path, output: Path, *, resume: bool) -> None:
     """Write down the configuration, unless another run lies in the output folder."""
     written = output / "config.yaml"
-    if written.exists():
+    if written.exists() and any((output / "checkpoints").glob("*.ckpt")):
         if not resume:
             raise ConfigError(
                 f"{output} already holds a training run; continue it with --resume or choose another output."

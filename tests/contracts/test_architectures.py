@@ -90,7 +90,7 @@ def test_names_occur_once():
 
 
 def test_unknown_architecture_lists_what_exists():
-    with pytest.raises(ConfigError, match="'resnet' is unknown; there are: .*unet"):
+    with pytest.raises(ConfigError, match=r"'resnet' is unknown; there are: .*unet"):
         build("resnet", spatial_dims=2, in_channels=1, num_classes=2)
 
 

@@ -141,6 +141,13 @@ def test_output_folder_with_a_run_is_refused_without_resume(config_file, tmp_pat
         train(config_file, output=run, epochs=2, resume=True, device="cpu", progress=False)
 
 
+def test_output_folder_of_a_run_that_never_trained_can_be_used_again(config_file, decathlon, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="does not exist"):
+        train(config_file, output=run, root=tmp_path / "mistyped", epochs=1, device="cpu", progress=False)
+    assert train(config_file, output=run, root=decathlon, epochs=1, device="cpu", progress=False).is_dir()
+
+
 def test_resuming_a_finished_run_gives_the_same_model_again(config_file, tmp_path):
     run = tmp_path / "run"
     before = load_model(train(config_file, output=run, epochs=1, device="cpu", progress=False)).info

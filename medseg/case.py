@@ -1,0 +1,284 @@
+"""Cases from files to files: read, choose a model, segment, write; one bad case does not stop the others."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from medseg import __version__
+from medseg.choice import Choice, fitting, named
+from medseg.config import PredictConfig
+from medseg.devices import device_title, peak_device_memory_mib
+from medseg.errors import ConfigError, MedsegError
+from medseg.inputs import MASK_ENDING, Input, read_input
+from medseg.labels import LabelSet
+from medseg.ledger import (
+    Identity,
+    Output,
+    Record,
+    Scan,
+    Stage,
+    Status,
+    UsedModel,
+    locked,
+    own_folder,
+    record_folder,
+    sha256_of,
+    status,
+)
+from medseg.model import Model, load_model
+from medseg.pipeline import segment
+from medseg.publish import publish
+from medseg.resources import peak_memory_mib, resource_error
+from medseg.study import Finding
+from medseg.volume import Segmentation, Volume
+
+Progress = Callable[[int, int], None]
+
+_MASK_ENDINGS = (".nii.gz", ".nii")
+_LIBRARIES = ("numpy", "torch", "monai", "nibabel", "pydicom")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan and where its results go.
+
+    Attributes:
+        input: The scan.
+        mask: The label file.
+        folder: Where statistics.json, preview.png and run.json go, unless another mask's are there already.
+    """
+
+    input: Input
+    mask: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a case.
+
+    Attributes:
+        case: Which.
+        status: Why it was done, or `Status.DONE` if it was left alone; None if it failed.
+        folder: Where its record lies.
+        record: Of the outputs that were made; None if none were.
+        error: Why it failed: a `MedsegError`, or a bug.
+    """
+
+    case: Case
+    status: Status | None
+    folder: Path
+    record: Record | None = None
+    error: Exception | None = None
+
+
+def plan_cases(inputs: Sequence[Input], output: Path | None) -> tuple[Case, ...]:
+    """Where the results of each scan go.
+
+    Without an output, and for an output that is a file: the mask there (beside the scan, as NAME_seg.nii.gz), the rest
+    in a folder of the mask's name. For a folder: all of it in there, in a sub-folder for each of several scans.
+
+    Raises:
+        ConfigError: If several scans are to become one file, or a mask would replace its scan.
+    """
+    is_file = output is not None and output.name.lower().endswith(_MASK_ENDINGS) and not output.is_dir()
+    if is_file and len(inputs) > 1:
+        raise ConfigError(f"{output}: one file for {len(inputs)} scans; give a folder.")
+    cases = []
+    for one in inputs:
+        if output is None or is_file:
+            mask = output or one.beside / f"{one.name}{MASK_ENDING}"
+            folder = own_folder(mask)
+        else:
+            folder = output / one.name if len(inputs) > 1 else output
+            mask = folder / f"{one.name}{MASK_ENDING}"
+        if mask.resolve() in {path.resolve() for path in one.paths}:
+            raise ConfigError(f"{mask}: would replace the scan itself; choose another output.")
+        cases.append(Case(one, mask, folder))
+    return tuple(cases)
+
+
+class Predictor:
+    """Segments one case after another; a model is loaded when the first case needs it, and kept.
+
+    Args:
+        settings: What the user asked for.
+        device: As torch calls it.
+        frame: Which volume of a file that holds several.
+    """
+
+    def __init__(self, settings: PredictConfig, *, device: str, frame: int | None = None) -> None:
+        self.settings = settings
+        self.device = device
+        self.frame = frame
+        self._named = named(settings)
+        self._models: dict[Path, Model] = {}
+
+    @property
+    def channels(self) -> int:
+        """Channels of the model that was named; 1 where each scan finds its own."""
+        return self._named.info.network.in_channels if self._named else 1
+
+    def run(self, case: Case, *, progress: Progress, skip_done: bool = False, wait: bool = True) -> Result | None:
+        """Do a case; its outputs appear together, the mask and the record last, or not at all.
+
+        Args:
+            case: What to do.
+            progress: Called with (windows done, windows in all).
+            skip_done: Whether to leave a case alone whose outputs are whole and would be the same.
+            wait: Whether to wait while another process does this case.
+
+        Returns:
+            What was done, or None if another process is doing it.
+
+        Raises:
+            MedsegError: If the case cannot be done.
+        """
+        if case.input.problem is not None:
+            raise case.input.problem
+        choice = self._named or fitting(case.input, self.settings)
+        stages = Stages(self.device)
+        settings = {**choice.to_json(), "frame": self.frame}
+        identity = Identity(sha256_of(case.input.paths), choice.info.sha256, settings, __version__)
+        stages.lap("hash")
+        with locked(case.mask, wait=wait) as ours:
+            if not ours:
+                return None
+            folder = record_folder(case.mask, case.folder)
+            state = status(folder, identity)
+            if state is Status.DONE and skip_done:
+                return Result(case, state, folder)
+            volume, segmentation = self._segment(case.input, choice, stages, progress)
+
+            def record(outputs: tuple[Output, ...]) -> Record:
+                stages.lap("write")
+                return Record(
+                    key=identity.key,
+                    medseg=identity.version,
+                    versions=_versions(),
+                    input=_scan(case.input, volume, identity.input_sha256),
+                    model=_used(choice),
+                    settings=identity.settings,
+                    settings_sha256=identity.settings_sha256,
+                    device=device_title(self.device),
+                    findings=segmentation.findings,
+                    stages=tuple(stages.done),
+                    outputs=outputs,
+                )
+
+            folder, made = publish(
+                volume, segmentation, mask=case.mask, preferred=case.folder, settings=self.settings, record=record
+            )
+            return Result(case, state, folder, made)
+
+    def _segment(self, scan: Input, choice: Choice, stages: Stages, progress: Progress) -> tuple[Volume, Segmentation]:
+        info = choice.info
+        volume = read_input(scan, channels=info.network.in_channels, frame=self.frame)
+        stages.lap("read")
+        if choice.folder not in self._models:
+            self._models[choice.folder] = load_model(choice.folder)
+        stages.lap("load")
+        model = replace(self._models[choice.folder], windows=choice.windows)
+        segmentation = segment(volume, model, device=self.device, progress=progress)
+        stages.lap("segment")
+        if choice.labels != info.labels:
+            segmentation = keep(segmentation, choice.labels)
+        findings = [*segmentation.findings]
+        if objection := info.objection(volume.geometry, volume.modality):
+            findings.append(Finding("unlike-training-data", f"Model {info.name} {objection}; labels may be wrong."))
+        if self.settings.fast:
+            findings.append(Finding("fast", "Made with --fast; labels may differ from those of a full run."))
+        if not segmentation.array.any():
+            findings.append(Finding("nothing-found", "None of the labels was found in the scan."))
+        return volume, replace(segmentation, findings=tuple(dict.fromkeys(findings)))
+
+
+def run_cases(
+    cases: Sequence[Case], predictor: Predictor, *, progress: Callable[[Case], Progress], skip_done: bool = False
+) -> Iterator[Result]:
+    """Do the cases one after another; those that another process is doing come last.
+
+    Args:
+        cases: What to do.
+        predictor: What does it.
+        progress: Gives each case its progress function.
+        skip_done: Whether to leave cases alone whose outputs are whole and would be the same.
+
+    Yields:
+        A result for every case, failed ones among them.
+    """
+    waiting: deque[tuple[Case, bool]] = deque((case, False) for case in cases)
+    while waiting:
+        case, wait = waiting.popleft()
+        try:
+            result = predictor.run(case, progress=progress(case), skip_done=skip_done, wait=wait)
+        except Exception as error:  # whatever is wrong with this case, the next one may be sound
+            mendable = error if isinstance(error, MedsegError) else resource_error(error)
+            yield Result(case, None, case.folder, error=mendable or error)
+            continue
+        if result is None:
+            waiting.append((case, True))
+        else:
+            yield result
+
+
+class Stages:
+    """Seconds and peak memory of the steps of a case."""
+
+    def __init__(self, device: str) -> None:
+        self.done: list[Stage] = []
+        self._device = device
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End a step that began when the last one ended."""
+        now = time.perf_counter()
+        self.done.append(
+            Stage(
+                name=name,
+                seconds=round(now - self._since, 3),
+                peak_memory_mib=peak_memory_mib(),
+                peak_device_memory_mib=peak_device_memory_mib(self._device),
+            )
+        )
+        self._since = now
+
+
+def keep(segmentation: Segmentation, labels: LabelSet) -> Segmentation:
+    """The segmentation with all but these labels made background."""
+    table = np.zeros(int(segmentation.array.max()) + 1, dtype=labels.dtype)
+    kept = [index for index in labels.indices if index < len(table)]
+    table[kept] = kept
+    return replace(segmentation, array=table[segmentation.array], labels=labels)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES}
+
+
+def _scan(scan: Input, volume: Volume, sha256: str) -> Scan:
+    geometry = volume.geometry
+    return Scan(
+        name=scan.paths[0].name if len(scan.paths) == 1 else scan.name,
+        files=len(scan.paths),
+        sha256=sha256,
+        shape=geometry.shape,
+        spacing_mm=geometry.spacing_mm,
+        orientation=geometry.orientation,
+        modality=volume.modality,
+    )
+
+
+def _used(choice: Choice) -> UsedModel:
+    card = choice.info.card
+    return UsedModel(
+        name=card.name, version=card.version, title=card.title, licence=card.licence, sha256=choice.info.sha256
+    )

@@ -1,0 +1,285 @@
+"""The `medseg` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from medseg import __version__
+from medseg.errors import BatchError, ConfigError, InputError, MedsegError
+from medseg.resources import resource_error
+
+if TYPE_CHECKING:
+    from medseg.case import Result
+    from medseg.config import PredictConfig
+
+EXIT_CODES = """\b
+Exit codes: 0 done, 1 a bug (with traceback), 2 wrong usage, configuration or
+model, 3 bad input, 4 grid unknown or refused, 5 out of memory or disk,
+6 some cases of several failed, 130 interrupted."""
+
+_INTERRUPTED = 130
+
+
+class Program(click.Group):
+    """The commands, with every error that a user can mend as one line on stderr."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command and exit; what is not a user's error keeps its traceback."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            code = 0
+        except click.ClickException as error:
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "medseg"
+            code = _complain(f"{error.format_message()} `{command} --help` lists the options.", error.exit_code)
+        except click.Abort:
+            code = _complain("interrupted.", _INTERRUPTED)
+        except MedsegError as error:
+            code = _complain(str(error), error.exit_code)
+        except Exception as error:
+            scarce = resource_error(error)
+            if scarce is None:
+                raise
+            code = _complain(str(scarce), scarce.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"medseg: {' '.join(message.split())}", err=True)
+    return code
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+_FILE = click.Path(path_type=Path)
+
+
+@click.group("medseg", cls=Program, context_settings=_CONTEXT, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="medseg")
+def main() -> None:
+    """Segment medical images: files in, files out, geometry exact.
+
+    \b
+    medseg predict scan.nii.gz             scan_seg.nii.gz beside the scan
+    medseg predict dicom_folder -o out     all results into out/
+    medseg evaluate truth.nii.gz scan_seg.nii.gz
+    medseg models                          what can be segmented
+    """
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("inputs", nargs=-1, metavar="[SCAN]...")
+@click.option("-i", "--input", "more_inputs", multiple=True, metavar="SCAN", help="The same as the argument.")
+@click.option("-o", "--output", type=_FILE, help="A mask (.nii.gz, .nii) or a folder.")
+@click.option("--model", metavar="NAME|FOLDER", help="Default: the shipped model that takes the scan.")
+@click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
+@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="Share of a window seen twice.")
+@click.option("--disable-tta", is_flag=True, default=None, help="No mirrored passes (test-time augmentation).")
+@click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25; labels may differ.")
+@click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only.")
+@click.option("--output-type", metavar="TYPE", help="nifti")
+@click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
+@click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
+@click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
+@click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
+@click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+@click.option("--quiet", is_flag=True, help="Errors only.")
+@click.option("--verbose", is_flag=True, help="Stages, seconds and memory too.")
+def predict(
+    inputs: tuple[str, ...],
+    more_inputs: tuple[str, ...],
+    output: Path | None,
+    frame: int | None,
+    continue_prediction: bool,
+    config: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Label every voxel of one or more scans.
+
+    SCAN is a file, a folder (of scans, or a DICOM series) or a quoted glob. For
+    a model of several channels: files CASE_0000.nii.gz, CASE_0001.nii.gz, ... or
+    a 4D file.
+
+    \b
+    What is written for scan.nii.gz:
+      scan_seg.nii.gz    labels on the scan's own grid
+      statistics.json    volume, voxels, mean intensity of every label
+      preview.png        three slices with contours
+      run.json           hashes, versions, settings, findings, seconds
+    Where:
+      no -o              scan_seg.nii.gz beside the scan (a DICOM series: beside
+                         its folder), the rest in scan_seg/
+      -o mask.nii.gz     that file, the rest in mask/
+      -o FOLDER          all in FOLDER; of several scans each in FOLDER/scan/.
+                         Where FOLDER has another scan's run.json already, the
+                         rest goes to FOLDER/scan_seg/.
+    Files appear whole or not at all, run.json last.
+
+    \b
+    medseg predict scan.nii.gz -o out --fast
+    medseg predict scans/ -o out --continue-prediction
+    """
+    patterns = (*inputs, *more_inputs)
+    if not patterns:
+        raise click.UsageError("No scan was given.", click.get_current_context())
+    settings = _predict_settings(config, options)
+    _silence_libraries(verbose)
+    from medseg.case import Predictor, plan_cases, run_cases
+    from medseg.console import CaseProgress, describe, summary
+    from medseg.devices import choose_device
+    from medseg.inputs import find_inputs
+
+    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame)
+    cases = plan_cases(find_inputs(patterns, channels=predictor.channels), output)
+    results: list[Result] = []
+    with CaseProgress(len(cases), show=not quiet) as progress:
+        for result in run_cases(cases, predictor, progress=progress.begin, skip_done=continue_prediction):
+            results.append(result)
+            progress.end()
+            if not quiet:
+                describe(result, verbose=verbose, to_stderr=as_json)
+    if as_json:
+        click.echo(json.dumps(summary(results)))
+    _raise_failures(results)
+
+
+def _predict_settings(config: Path | None, options: dict[str, Any]) -> PredictConfig:
+    """The configuration file with the options that were given on top."""
+    from medseg.config import PredictConfig, load_config, validate
+
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    if "roi_subset" in given:
+        given["roi_subset"] = [name.strip() for names in given["roi_subset"] for name in names.split(",")]
+    available = get_args(PredictConfig.model_fields["output_type"].annotation)
+    if given.get("output_type", available[0]) not in available:
+        raise ConfigError(f"Output type {given['output_type']!r} is not available; available: {', '.join(available)}.")
+    base = load_config(config, PredictConfig) if config else PredictConfig()
+    return validate({**base.model_dump(), **given}, PredictConfig, where="options")
+
+
+def _raise_failures(results: Sequence[Result]) -> None:
+    failed = [(result.case.input.name, result.error) for result in results if result.error is not None]
+    if not failed:
+        return
+    if len(results) == 1 and failed[0][1] is not None:
+        raise failed[0][1]
+    for name, error in failed:
+        if not isinstance(error, MedsegError):
+            traceback.print_exception(error)
+        _complain(f"{name}: {error}", 0)
+    raise BatchError(f"{len(failed)} of {len(results)} cases failed: {', '.join(name for name, _ in failed)}.")
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("config", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Folder of the run (default: runs/NAME of the configuration).")
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint in the output folder.")
+@click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
+@click.option("--architecture", metavar="NAME", help="Instead of the configuration's; `medseg models` lists them.")
+@click.option("--data", "--root", "root", type=_FILE, help="Data set, instead of the configuration's.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+@click.option("--quiet", is_flag=True, help="Errors only.")
+@click.option("--verbose", is_flag=True, help="Warnings of the libraries too.")
+def train(
+    config: Path,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Train a model as one YAML file says.
+
+    CONFIG names the data, the network and the schedule. The model's folder, which
+    `medseg predict --model` takes, is printed at the end.
+
+    \b
+    medseg train configs/train/hippocampus.yaml -o runs/hippocampus
+    medseg train configs/train/hippocampus.yaml -o runs/hippocampus --resume
+    """
+    _silence_libraries(verbose)
+    from medseg.training import train as run
+
+    folder = run(config, output=output or Path("runs") / config.stem, progress=not quiet, **options)
+    if as_json:
+        click.echo(json.dumps({"model": str(folder)}))
+    elif not quiet:
+        click.echo(folder)
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("reference", type=_FILE)
+@click.argument("prediction", type=_FILE)
+@click.option("--resample", is_flag=True, help="Bring the prediction onto the reference's grid (nearest).")
+@click.option("-o", "--output", type=_FILE, help="Also write the JSON here: a file, or a folder for summary.json.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout instead of the table.")
+def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | None, as_json: bool) -> None:
+    """Compare a label file with its reference: Dice and IoU.
+
+    Files whose axes are in another order are compared where they lie in space;
+    other grids need --resample. Names come from the files' headers.
+
+    \b
+    medseg evaluate truth.nii.gz scan_seg.nii.gz
+    """
+    _silence_libraries(verbose=False)
+    from medseg.atomic import write_text
+    from medseg.pipeline import evaluate as compare
+
+    report = compare(reference, prediction, resample=resample)
+    if output is not None:
+        write_text(output if output.suffix == ".json" else output / "summary.json", report.to_json() + "\n")
+    click.echo(report.to_json() if as_json else report.to_text())
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("path", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Tell what a file or folder holds, without reading voxels.
+
+    Lists every scan with its grid and what is doubtful about it, and every other
+    file with the reason why it is none. Ends with 3 if no scan can be read.
+    """
+    from medseg.console import study_json, study_text
+    from medseg.formats import scan
+
+    study = scan(path)
+    click.echo(json.dumps(study_json(study)) if as_json else study_text(study))
+    if not study.readable:
+        raise InputError(f"{path}: no scan here can be read; the list says why.")
+
+
+@main.command(epilog=EXIT_CODES)
+@click.option("--architectures", is_flag=True, help="The architectures only.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+def models(architectures: bool, as_json: bool) -> None:
+    """List the models that come with medseg, and the architectures.
+
+    A model is ready for `medseg predict --model NAME`; an architecture is what
+    `medseg train --architecture NAME` can train.
+    """
+    from medseg.console import models_json, models_text
+
+    content = models_json(with_models=not architectures)
+    click.echo(json.dumps(content) if as_json else models_text(content))
+
+
+def _silence_libraries(verbose: bool) -> None:
+    """Keep the libraries' warnings off a screen that shall hold one line an error."""
+    if not verbose:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,100 @@
+"""What every format offers, and the few things that formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from medseg.errors import GeometryError, InputError, MedsegError, ResourceError
+from medseg.study import Finding, Series, Study
+from medseg.volume import Segmentation, Volume
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format. To add one: a file in this folder that makes a `Format`, and its name in `FORMATS`.
+
+    Attributes:
+        name: What `Series.format` says.
+        recognises: Whether a file is this format's, from its path and its first bytes (already inflated if gzip).
+            True also for a file whose name promises the format, so that `scan` can say what is wrong with it.
+        scan: Candidates among the files that were recognised, and the others with the reason. Reads no voxels.
+        read: The voxels of one candidate; `frame` chooses along a fourth axis.
+        read_segmentation: The labels of one candidate; None if the format holds intensities alone.
+        write: Writes labels to a path with one of `suffixes`; None if the format is only read.
+        suffixes: Endings that `write` takes, the customary one first.
+    """
+
+    name: str
+    recognises: Callable[[Path, bytes], bool]
+    scan: Callable[[Sequence[Path]], Study]
+    read: Callable[[Series, int | None], Volume]
+    read_segmentation: Callable[[Series], Segmentation] | None = None
+    write: Callable[[Segmentation, Path], None] | None = None
+    suffixes: tuple[str, ...] = ()
+
+
+def shown(found: Path | str) -> str:
+    """A path or text for a one-line message: characters that would break or forge the line become "?"."""
+    return "".join(c if c.isprintable() else "?" for c in str(found))
+
+
+def by(sizes: Sequence[int]) -> str:
+    """Sizes for people: "512 × 512 × 30"."""
+    return " × ".join(map(str, sizes))
+
+
+def refused(paths: tuple[Path, ...], name: str, error: MedsegError, *doubts: Finding) -> Series:
+    """A candidate that cannot be read, with the reason as its first finding."""
+    code = "geometry-refused" if isinstance(error, GeometryError) else "input-refused"
+    return Series(paths, name, readable=False, findings=(Finding(code, str(error)), *doubts))
+
+
+def allocate(shape: Sequence[int], dtype: DTypeLike, path: Path) -> NDArray[Any]:
+    """An array that is not filled yet.
+
+    Raises:
+        ResourceError: If there is not enough memory.
+    """
+    try:
+        return np.empty(shape, dtype=dtype)
+    except MemoryError:
+        gib = np.prod(shape, dtype=float) * np.dtype(dtype).itemsize / 2**30
+        raise ResourceError(
+            f"{shown(path)}: {by(shape)} voxels need {gib:.1f} GiB of memory; close other programs or crop the scan."
+        ) from None
+
+
+def check_intensities(array: NDArray[Any], path: Path) -> None:
+    """Turn away an image that holds nothing to segment.
+
+    Raises:
+        InputError: If a voxel is NaN or infinite, or all voxels are the same.
+    """
+    low, high = array.min(), array.max()  # NaN and infinity surface in one of the two, without a mask as large
+    if not (np.isfinite(low) and np.isfinite(high)):
+        kind = "NaN" if np.isnan(low) else "infinite"
+        raise InputError(f"{shown(path)}: has {kind} voxels; replace them, for instance by the background's value.")
+    if low == high:
+        raise InputError(f"{shown(path)}: an empty image, every voxel is {low:g}; check how it was exported.")
+
+
+def as_labels(array: NDArray[Any], path: Path) -> NDArray[np.integer[Any]]:
+    """Label indices in the smallest unsigned type, from voxels of any type whose values are whole numbers.
+
+    Raises:
+        InputError: If a voxel is negative, or is not a whole number.
+    """
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)) or (array.dtype.kind == "f" and np.any(array != np.rint(array))):
+        raise InputError(f"{shown(path)}: holds values that are not whole numbers, so no labels; give a label file.")
+    if low < 0:
+        raise InputError(f"{shown(path)}: holds the negative label {low:g}; number labels from 1, background 0.")
+    if high > np.iinfo(np.uint32).max:
+        raise InputError(f"{shown(path)}: holds the label {high:g}, beyond 32 bits; number labels from 1.")
+    return array.astype(np.min_scalar_type(int(high)), copy=False)

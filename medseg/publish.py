@@ -1,0 +1,75 @@
+"""The files of a result: written under other names, then all in place at once, the record last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from medseg.atomic import atomic_path
+from medseg.config import PredictConfig
+from medseg.formats import write
+from medseg.ledger import RECORD, Output, Record, locked, present, record_folder, sha256_of
+from medseg.report import preview, statistics
+from medseg.volume import Segmentation, Volume
+
+STATISTICS = "statistics.json"
+PREVIEW = "preview.png"
+
+
+def publish(
+    volume: Volume,
+    segmentation: Segmentation,
+    *,
+    mask: Path,
+    preferred: Path,
+    settings: PredictConfig,
+    record: Callable[[tuple[Output, ...]], Record],
+) -> tuple[Path, Record]:
+    """Write the mask, and what the settings ask for, and the record of it all.
+
+    Args:
+        volume: The scan.
+        segmentation: Its labels with their names.
+        mask: The label file.
+        preferred: Folder of the other files, unless another mask's are there.
+        settings: Which files to write.
+        record: Called when all other files are written.
+
+    Returns:
+        The folder of the other files, and the record.
+
+    Raises:
+        ResourceError: If the disk is full or a folder cannot be written; then nothing has appeared or changed.
+    """
+    labels = segmentation.labels
+    assert labels is not None  # `segment` names what it labels
+    # Two masks may go to one folder at the same moment; only one of them gets to keep its record there.
+    with locked(preferred / RECORD):
+        folder = record_folder(mask, preferred)
+        with present(folder), ExitStack() as stack:
+            # What is entered last appears first: the mask and the record come when all else is in place.
+            record_part = stack.enter_context(atomic_path(folder / RECORD))
+            parts = {mask: stack.enter_context(atomic_path(mask))}
+            write(segmentation, parts[mask])
+            if settings.statistics:
+                path = folder / STATISTICS
+                parts[path] = stack.enter_context(atomic_path(path))
+                text = json.dumps(statistics(volume, segmentation, labels), indent=2, allow_nan=False)
+                parts[path].write_text(text + "\n", encoding="utf-8")
+            if settings.preview:
+                path = folder / PREVIEW
+                parts[path] = stack.enter_context(atomic_path(path))
+                preview(volume, segmentation, labels).save(parts[path], format="PNG")
+            made = record(tuple(_output(path, part, folder) for path, part in parts.items()))
+            record_part.write_text(made.to_json(), encoding="utf-8")
+        # What a run with other settings left here would now stand beside a mask that it does not describe.
+        for path in {folder / STATISTICS, folder / PREVIEW} - parts.keys():
+            path.unlink(missing_ok=True)
+    return folder, made
+
+
+def _output(path: Path, part: Path, folder: Path) -> Output:
+    name = path.name if path.parent == folder else f"../{path.name}"
+    return Output(name=name, bytes=part.stat().st_size, sha256=sha256_of([part]))

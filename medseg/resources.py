@@ -1,0 +1,33 @@
+"""Memory and disk: what was used, and when it was not enough. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from medseg.errors import ResourceError
+
+if sys.platform != "win32":
+    import resource
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory that this process has held so far; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def resource_error(error: BaseException) -> ResourceError | None:
+    """The one-line error for an exception that means that memory or disk ran out; None for any other."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return ResourceError(f"{where}the disk is full; free space or choose another output.")
+    # By name, so that torch need not be imported to tell; torch reports memory of the CPU as a plain RuntimeError.
+    if type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in text:
+        return ResourceError("The GPU's memory is not enough; close what else uses it, or choose --device cpu.")
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+        return ResourceError("The memory is not enough; close other programs, or crop the scan.")
+    return None

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Shapes and types in the annotations of what computes on tensors are checked whenever a test runs it.
+_CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float too
+install_import_hook(["medseg.networks", "medseg.inference", "medseg.refine"], _CHECKER)
+
+# The same examples in every run, and no deadline: a busy machine is not a defect.
+settings.register_profile("medseg", deadline=None, derandomize=True)
+settings.load_profile("medseg")
+
+_TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def data() -> Path:
+    """The small real scans that the repository carries."""
+    return _TESTS / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The data folder beside the repository, which is too large to carry."""
+    folder = _TESTS.parent.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data, which is not beside this repository")
+    return folder

@@ -1,0 +1,96 @@
+import time
+
+import numpy as np
+import pytest
+
+from medseg.errors import GeometryError, InputError
+from medseg.metrics import METRICS, confusion, dice, iou
+
+
+def cube(shift: int, label: int = 1, dtype: type = np.uint8) -> np.ndarray:
+    array = np.zeros((32, 20, 20), dtype=dtype)
+    array[4 + shift : 12 + shift, 5:13, 6:14] = label
+    return array
+
+
+def test_dice_of_cube_shifted_by_half_its_width_is_one_half() -> None:
+    assert dice(confusion(cube(0), cube(4)))[1] == 0.5
+
+
+def test_iou_of_cube_shifted_by_half_its_width_is_one_third() -> None:
+    assert iou(confusion(cube(0), cube(4)))[1] == pytest.approx(1 / 3)
+
+
+def test_iou_follows_from_dice_for_random_labels() -> None:
+    rng = np.random.default_rng(0)
+    pairs = confusion(rng.integers(0, 6, (9, 8, 7)), rng.integers(0, 6, (9, 8, 7)))
+    np.testing.assert_allclose(iou(pairs), dice(pairs) / (2 - dice(pairs)))
+
+
+def test_counts_equal_a_voxel_by_voxel_count() -> None:
+    rng = np.random.default_rng(1)
+    reference, prediction = rng.integers(0, 4, (2, 5, 6, 7), dtype=np.uint8)
+    pairs = confusion(reference, prediction)
+    for row, r in enumerate(pairs.indices):
+        for column, p in enumerate(pairs.indices):
+            assert pairs.counts[row, column] == np.sum((reference == r) & (prediction == p))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int64])
+def test_integer_type_and_memory_order_do_not_change_the_counts(dtype: type) -> None:
+    rng = np.random.default_rng(2)
+    reference, prediction = rng.integers(0, 5, (2, 11, 12, 13), dtype=np.uint8)
+    expected = confusion(reference, prediction)
+    flipped = np.asfortranarray(reference.astype(dtype))[::-1, :, ::-1], prediction.astype(dtype)[::-1, :, ::-1]
+    got = confusion(*flipped)
+    assert got.indices == expected.indices
+    np.testing.assert_array_equal(got.counts, expected.counts)
+
+
+def test_labels_beyond_a_byte_are_counted_under_their_own_numbers() -> None:
+    pairs = confusion(cube(0, 70_000, np.int32), cube(4, 300, np.int32))
+    assert pairs.indices == (0, 300, 70_000)
+    np.testing.assert_array_equal(dice(pairs)[1:], [0, 0])
+    np.testing.assert_array_equal(pairs.reference_voxels[1:], [0, 512])
+
+
+def test_listed_label_that_neither_array_has_is_nan_rather_than_0_or_1() -> None:
+    pairs = confusion(cube(0), cube(0), indices=(1, 2, 999))
+    assert pairs.indices == (0, 1, 2, 999)
+    np.testing.assert_array_equal(dice(pairs), [1, 1, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_metric_keeps_what_its_row_declares(metric) -> None:
+    nothing = np.zeros_like(cube(0))
+
+    def value(reference: np.ndarray, prediction: np.ndarray) -> float:
+        return metric.function(confusion(reference, prediction, indices=(1,)))[1]
+
+    best = metric.range[1] if metric.best == "higher" else metric.range[0]
+    assert value(cube(0), cube(0)) == best
+    np.testing.assert_equal(value(nothing, cube(0)), metric.absent_in_reference)
+    np.testing.assert_equal(value(cube(0), nothing), metric.absent_in_prediction)
+    np.testing.assert_equal(value(nothing, nothing), metric.absent_in_both)
+
+
+def test_shapes_that_differ_are_refused_with_the_remedy() -> None:
+    with pytest.raises(GeometryError, match=r"\(2, 2, 2\).*\(2, 2, 3\).*resample"):
+        confusion(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2, 2), np.uint8))
+
+
+def test_negative_label_is_refused() -> None:
+    with pytest.raises(InputError, match="Label -3 is negative"):
+        confusion(cube(0), cube(0, -3, np.int16))
+
+
+def test_two_dimensional_arrays_are_counted_too() -> None:
+    assert dice(confusion(cube(0)[:, :, 8], cube(4)[:, :, 8]))[1] == 0.5
+
+
+def test_twenty_million_voxels_take_less_than_a_second() -> None:
+    reference = np.zeros((512, 512, 80), np.uint8, order="F")
+    reference[100:300, 100:300, 10:70] = 25
+    started = time.process_time()
+    confusion(reference, reference)
+    assert time.process_time() - started < 1
