@@ -36,6 +36,7 @@ class PSPNet(Segmenter):
 
     Parameters at 3 channels: 68,073,706 (21 classes) and 68,059,076 (2 classes) in 2D, without the auxiliary head
     65,708,501 and 65,698,754; 9.6 M (2 classes) in 3D at its default width of 1/4.
+    Receptive field in 2D: the whole image, by the pooling to one bin.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
