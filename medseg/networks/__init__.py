@@ -29,10 +29,9 @@ class Architecture:
         title: The name in print.
         paper: Where it was published.
         year: Of the first publication.
-        receptive_field: How much of the image one logit depends on, in 2D with the defaults.
-        voc_test_miou: Mean intersection over union on the VOC2012 test set as published, in percent; None where
-            there is no such figure.
-        voc_conditions: What the published figure was reached with.
+        receptive_field: Voxels an axis that a logit depends on, at the default settings.
+        voc_test_miou: Published mean IoU on the PASCAL VOC 2012 test set, in per cent, if there is one.
+        voc_conditions: What that figure was reached with.
     """
 
     name: str
@@ -64,68 +63,22 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "DeepLab v2",
         "arXiv 1606.00915",
         2016,
-        receptive_field="1411 pixels, twice as many at half scale",
-        voc_test_miou=79.7,
-        voc_conditions="COCO, multi-scale input, CRF; on the validation set 77.69",
+        "1411; 2822 at half scale",
+        79.7,
+        "SBD, COCO, CRF",
     ),
     Architecture(
-        "refinenet",
-        RefineNet,
-        "RefineNet",
-        "arXiv 1611.06612",
-        2016,
-        receptive_field="3571 pixels",
-        voc_test_miou=83.4,
-        voc_conditions="ResNet-152; 84.2 with CRF, multi-scale, COCO",
+        "refinenet", RefineNet, "RefineNet", "arXiv 1611.06612", 2016, "3571", 83.4, "ResNet-152; 84.2 with COCO, CRF"
     ),
     Architecture(
-        "pspnet",
-        PSPNet,
-        "PSPNet",
-        "arXiv 1612.01105",
-        2016,
-        receptive_field="the whole image",
-        voc_test_miou=82.6,
-        voc_conditions="no CRF; 85.4 with COCO; on the validation set 79.07 at a single scale",
+        "pspnet", PSPNet, "PSPNet", "arXiv 1612.01105", 2016, "whole image", 82.6, "SBD; 85.4 with COCO; no CRF"
     ),
+    Architecture("gcn", GCN, "GCN", "arXiv 1703.02719", 2017, "2151", 82.2, "SBD, COCO, multi-scale, CRF"),
     Architecture(
-        "gcn",
-        GCN,
-        "GCN",
-        "arXiv 1703.02719",
-        2017,
-        receptive_field="2151 pixels",
-        voc_test_miou=82.2,
-        voc_conditions="COCO, multi-scale, CRF; on the validation set 81.0",
+        "deeplabv3", DeepLabV3, "DeepLab v3", "arXiv 1706.05587", 2017, "whole image", 85.7, "86.9 with JFT; no CRF"
     ),
-    Architecture(
-        "deeplabv3",
-        DeepLabV3,
-        "DeepLab v3",
-        "arXiv 1706.05587",
-        2017,
-        receptive_field="the whole image",
-        voc_test_miou=85.7,
-        voc_conditions="no CRF; 86.9 with JFT; on the validation set 79.77 without COCO, 82.7 with it",
-    ),
-    Architecture(
-        "deeplabv3_cascade",
-        DeepLabV3Cascade,
-        "DeepLab v3, cascade",
-        "arXiv 1706.05587",
-        2017,
-        receptive_field="4651 pixels",
-        voc_conditions="on the validation set 79.35, no CRF",
-    ),
-    Architecture(
-        "fcn_resnet",
-        FCNResNet,
-        "FCN on ResNet-101",
-        "torchvision, after arXiv 1411.4038",
-        2019,
-        receptive_field="987 pixels",
-        voc_conditions="on COCO's validation set with VOC's labels 63.7",
-    ),
+    Architecture("deeplabv3_cascade", DeepLabV3Cascade, "DeepLab v3 cascade", "arXiv 1706.05587", 2017, "4651"),
+    Architecture("fcn_resnet", FCNResNet, "FCN on ResNet-101", "torchvision 0.3; arXiv 1411.4038", 2019, "987"),
 )
 
 

@@ -64,6 +64,19 @@ def by_dims(spatial_dims: int, two: T, three: T) -> T:
     return {2: two, 3: three}[spatial_dims]
 
 
+def per_level(value: PerAxis | Sequence[PerAxis], levels: int, spatial_dims: int, what: str) -> list[tuple[int, ...]]:
+    """One integer an axis for every level of a network.
+
+    Raises:
+        ValueError: If a sequence has another length than there are levels; the message calls the setting `what`.
+    """
+    if isinstance(value, int):
+        return [per_axis(value, spatial_dims)] * levels
+    if len(value) != levels:
+        raise ValueError(f"{what} {value} has {len(value)} entries, expected one integer or {levels}, one a level")
+    return [per_axis(entry, spatial_dims) for entry in value]
+
+
 def conv(  # noqa: D417  # the other arguments are torch's own
     spatial_dims: int,
     in_channels: int,
@@ -106,17 +119,18 @@ def max_pool(
     *,
     stride: PerAxis | None = None,
     padding: PerAxis = 0,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> nn.Module:
-    """Max pooling over windows of `size`, one every `stride` voxels (`size` by default).
-
-    With `ceil_mode` a rest at the end makes a window of its own.
-    """
+    """Max pooling, over blocks of `size` unless `stride` says otherwise; `ceil_mode` keeps a rest at the end."""
     return _MAX_POOL[spatial_dims](
         per_axis(size, spatial_dims),
         stride=per_axis(size if stride is None else stride, spatial_dims),
         padding=per_axis(padding, spatial_dims),
+        dilation=per_axis(dilation, spatial_dims),
         ceil_mode=ceil_mode,
+        return_indices=return_indices,
     )
 
 

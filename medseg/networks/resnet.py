@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Norm, PerAxis, Stage, by_dims, per_axis
+from medseg.networks.layers import Norm, PerAxis, Stage, by_dims, per_axis, per_level
 
 # Bottleneck blocks of each stage, res2 to res5.
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -159,7 +159,7 @@ class ResNet(nn.Module):
         self.stride_on, self.first_block, self.ceil_mode = stride_on, first_block, ceil_mode
         self.output_stride, self.multi_grid = output_stride, tuple(multi_grid)
         self.norm, self.kernel_size = norm, kernel_size
-        self.strides = _five(strides, spatial_dims)
+        self.strides = per_level(strides, 5, spatial_dims, "strides")
 
         channels = self._stem(stem, in_channels)
         reach = [min(k, 3) for k in per_axis(kernel_size, spatial_dims)]
@@ -230,13 +230,6 @@ def _blocks(depth: int | Sequence[int]) -> tuple[int, ...]:
     if len(blocks) != 4 or min(blocks) < 1:
         raise ValueError(f"depth {depth} is not four numbers of blocks")
     return blocks
-
-
-def _five(strides: PerAxis | Sequence[PerAxis], spatial_dims: int) -> list[tuple[int, ...]]:
-    each = [strides] * 5 if isinstance(strides, int) else list(strides)
-    if len(each) != 5:
-        raise ValueError(f"strides {strides} have {len(each)} entries, expected one or 5: stem, pooling, res3 to res5")
-    return [per_axis(stride, spatial_dims) for stride in each]
 
 
 def _check(what: str, value: object, possible: Sequence[object]) -> None:

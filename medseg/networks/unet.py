@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Activation, Norm, PerAxis, centre_crop, leading_crop, pad, per_axis
+from medseg.networks.layers import Activation, Norm, PerAxis, centre_crop, leading_crop, pad, per_level
 
 # The network of figure 1: valid convolutions, no normalisation, 31.0 M parameters in 2D.
 PAPER = {"channels": (64, 128, 256, 512, 1024), "norm": "none", "activation": "relu", "padding": "valid"}
@@ -59,8 +59,8 @@ class UNet(nn.Module):
         if len(channels) < 1 or padding not in ("same", "valid"):
             raise ValueError(f"channels {channels} need at least one level, padding {padding!r} is 'same' or 'valid'")
         self.spatial_dims, self.padding = spatial_dims, padding
-        self.strides = _per_level(strides, len(channels) - 1, spatial_dims, "strides")
-        self.kernels = _per_level(kernel_size, len(channels), spatial_dims, "kernel_size")
+        self.strides = per_level(strides, len(channels) - 1, spatial_dims, "strides")
+        self.kernels = per_level(kernel_size, len(channels), spatial_dims, "kernel_size")
 
         def block(level: int, inputs: int) -> nn.Sequential:
             """Two convolutions of this level's width, each with its normalisation and nonlinearity."""
@@ -138,11 +138,3 @@ class UNet(nn.Module):
         extra, surplus = needed - size, out - size
         low = (extra - surplus) // 2 + surplus // 2
         return low, extra - low
-
-
-def _per_level(value: PerAxis | Sequence[PerAxis], levels: int, spatial_dims: int, what: str) -> list[tuple[int, ...]]:
-    if isinstance(value, int):
-        return [per_axis(value, spatial_dims)] * levels
-    if len(value) != levels:
-        raise ValueError(f"{what} {value} has {len(value)} entries, expected one integer or {levels}, one a level")
-    return [per_axis(entry, spatial_dims) for entry in value]

@@ -266,7 +266,7 @@ def test_batch_norm_of_a_single_value_uses_the_running_statistics_and_leaves_the
         ("deeplabv2", {"output_stride": 12}, "output_stride 12 is unknown; there are: 4, 8, 16, 32"),
         ("deeplabv2", {"fusion": "sum"}, "fusion 'sum' is 'max' or 'mean'"),
         ("gcn", {"kernel": 4}, "kernel 4 is not an odd number"),
-        ("refinenet", {"strides": [2, 2]}, "have 2 entries, expected one or 5"),
+        ("refinenet", {"strides": [2, 2]}, "has 2 entries, expected one integer or 5"),
         ("refinenet", {"kernel": 3}, "no setting 'kernel'; there are: pools, .*depth, width"),
     ],
 )
