@@ -5,17 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
 from medseg.errors import ConfigError
 from medseg.networks.crfrnn import CRFRNN
 from medseg.networks.deeplabv1 import DeepLabV1, DeepLabV1MSc
+from medseg.networks.deeplabv2 import DeepLabV2
+from medseg.networks.deeplabv3 import DeepLabV3, DeepLabV3Cascade
 from medseg.networks.dilation import Dilated, DilatedFrontend
 from medseg.networks.fcn import FCN8s, FCN16s, FCN32s
+from medseg.networks.fcn_resnet import FCNResNet
+from medseg.networks.gcn import GCN
 from medseg.networks.patch_classifier import PatchClassifier
+from medseg.networks.pspnet import PSPNet
 from medseg.networks.random_forest import RandomForest
+from medseg.networks.refinenet import RefineNet
 from medseg.networks.segnet import SegNet
 from medseg.networks.unet import UNet
 
@@ -46,9 +52,14 @@ class Architecture:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The names of the settings that the builder takes."""
-        given = ("self", "spatial_dims", "in_channels", "num_classes")
-        return tuple(name for name in inspect.signature(self.builder).parameters if name not in given)
+        """The names of the settings that the builder takes, its backbone's among them."""
+        names: list[str] = []
+        for name, parameter in inspect.signature(self.builder).parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                names += get_type_hints(*get_args(get_type_hints(self.builder.__init__)[name]))
+            elif name not in ("self", "spatial_dims", "in_channels", "num_classes"):
+                names.append(name)
+        return tuple(dict.fromkeys(names))
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -70,6 +81,28 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "patch_classifier", PatchClassifier, "Patch classifier", "NIPS 2012, Cireşan et al.", 2012, "95; 47 in 3D"
     ),
     Architecture("random_forest", RandomForest, "Random forest", "Machine Learning 45, 5–32", 2001, "51"),
+    Architecture(
+        "deeplabv2",
+        DeepLabV2,
+        "DeepLab v2",
+        "arXiv 1606.00915",
+        2016,
+        "1411; 2822 at half scale",
+        79.7,
+        "SBD, COCO, CRF",
+    ),
+    Architecture(
+        "refinenet", RefineNet, "RefineNet", "arXiv 1611.06612", 2016, "3571", 83.4, "ResNet-152; 84.2 with COCO, CRF"
+    ),
+    Architecture(
+        "pspnet", PSPNet, "PSPNet", "arXiv 1612.01105", 2016, "whole image", 82.6, "SBD; 85.4 with COCO; no CRF"
+    ),
+    Architecture("gcn", GCN, "GCN", "arXiv 1703.02719", 2017, "2151", 82.2, "SBD, COCO, multi-scale, CRF"),
+    Architecture(
+        "deeplabv3", DeepLabV3, "DeepLab v3", "arXiv 1706.05587", 2017, "whole image", 85.7, "86.9 with JFT; no CRF"
+    ),
+    Architecture("deeplabv3_cascade", DeepLabV3Cascade, "DeepLab v3 cascade", "arXiv 1706.05587", 2017, "4651"),
+    Architecture("fcn_resnet", FCNResNet, "FCN on ResNet-101", "torchvision 0.3; arXiv 1411.4038", 2019, "987"),
 )
 
 

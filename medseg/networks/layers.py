@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 T = TypeVar("T")
 PerAxis: TypeAlias = int | Sequence[int]
@@ -27,7 +28,10 @@ _CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] 
 }
 _AVERAGE: dict[int, Callable[..., Tensor]] = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 _MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_AVERAGE_POOL_TO: dict[int, Callable[..., Tensor]] = {
+    2: functional.adaptive_avg_pool2d,
+    3: functional.adaptive_avg_pool3d,
+}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -148,22 +152,88 @@ def average(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor
     return _AVERAGE[x.ndim - 2](functional.pad(x, margins), tuple(size), stride=1)
 
 
-def norm(kind: Norm, spatial_dims: int, channels: int) -> nn.Module:
+def average_pool_to(x: Float[Tensor, "b c *space"], bins: Sequence[int]) -> Float[Tensor, "b c *bins"]:
+    """The mean of each of `bins` equal parts of every axis; parts overlap where there are fewer voxels than bins."""
+    return _AVERAGE_POOL_TO[x.ndim - 2](x, tuple(bins))
+
+
+def conv_norm(  # noqa: D417  # the other arguments are `conv`'s
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: PerAxis,
+    kind: Norm,
+    *,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
+    relu: bool = True,
+    pooled: bool = False,
+) -> nn.Sequential:
+    """A convolution of half-kernel padding, a normalisation, and a rectifier.
+
+    Args:
+        kind: The normalisation, and `pooled`, as `norm` takes them.
+        relu: Whether a rectifier follows.
+    """
+    unit = nn.Sequential(
+        conv(
+            spatial_dims,
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            # A normalisation takes the mean away again, so an offset before it would be dead weight.
+            bias=kind == "none",
+        ),
+        norm(kind, spatial_dims, out_channels, pooled=pooled),
+    )
+    return unit.append(nn.ReLU(inplace=True)) if relu else unit
+
+
+def norm(kind: Norm, spatial_dims: int, channels: int, *, pooled: bool = False) -> nn.Module:
     """A normalisation with learned scale and offset: per channel and sample, per channel and batch, or in groups.
+
+    Args:
+        kind: "instance", "batch", "group" or "none".
+        spatial_dims: 2 or 3.
+        channels: Of the map.
+        pooled: That the map has been averaged to one voxel or a few. Nothing would be left of a single voxel once its
+            channel's own mean is taken away, so "instance" and "group" then go over all channels together.
 
     Raises:
         ValueError: If `kind` is unknown.
     """
     match kind:
+        case "instance" | "group" if pooled:
+            return GroupNorm(1, channels)
         case "instance":
             return GroupNorm(channels, channels)
         case "group":
             return GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels)
         case "batch":
-            return _BATCH_NORM[spatial_dims](channels)
+            return BatchNorm(channels)
         case "none":
             return nn.Identity()
     raise ValueError(f"norm {kind!r} is unknown; there are: {', '.join(NORMS)}")
+
+
+class BatchNorm(_BatchNorm):
+    """Batch normalisation that also trains on a single value a channel, as image pooling leaves at batch size 1.
+
+    One value has no spread: it is normalised by the running statistics, as at inference, and leaves them alone.
+    """
+
+    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
+        """Normalise; torch's own forward refuses to train on one value."""
+        if self.training and x.numel() == x.shape[1]:
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # torch's name
+        """Any number of spatial axes will do."""
 
 
 class GroupNorm(nn.GroupNorm):

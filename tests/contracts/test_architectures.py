@@ -7,6 +7,7 @@ from medseg.errors import ConfigError
 from medseg.networks import ARCHITECTURES, build
 
 # Settings that make each network small enough to test; the structure stays the paper's.
+RESNET = {"depth": (1, 1, 1, 1), "width": 1 / 16}
 VGG = {"width": 1 / 16, "norm": "none", "head_channels": 8, "dropout": 0.0}
 # Not as the release starts: with scores of zero there are no gradients, and its deconvolutions are not learned.
 FCN = {**VGG, "fc6_kernel": 3, "padding": "same", "zero_scores": False, "learn_upsampling": True}
@@ -24,6 +25,13 @@ SMALL = {
     "crfrnn": {**FCN, "iterations": 2, "eval_iterations": 2, "bilateral_sd": 5.0},
     "patch_classifier": {"channels": (4, 8), "kernels": (4, 3), "head_channels": 8},
     "random_forest": {"trees": 2, "max_depth": 4, "max_leaves": 16, "scales": (1.0,)},
+    "deeplabv2": RESNET,
+    "refinenet": RESNET,
+    "pspnet": RESNET,
+    "gcn": RESNET | {"output_stride": 8},  # at stride 32 a test image would be one voxel with three scores
+    "deeplabv3": RESNET,
+    "deeplabv3_cascade": RESNET,
+    "fcn_resnet": RESNET,
 }
 # torch.export follows shapes, not values.
 DEPEND_ON_VALUES = {"crfrnn"}
@@ -48,7 +56,9 @@ class TestArchitecture:
     @pytest.mark.parametrize("in_channels", [1, 4])
     def test_every_parameter_gets_a_gradient_at_batch_one(self, name, spatial_dims, in_channels):
         network = small(name, spatial_dims, in_channels).train()
-        network(torch.randn(1, in_channels, *SIZES[spatial_dims][0])).square().sum().backward()
+        x = torch.randn(1, in_channels, *SIZES[spatial_dims][0])
+        outputs = network.training_outputs(x) if hasattr(network, "training_outputs") else [(network(x), 1.0)]
+        torch.stack([logits.square().sum() for logits, _ in outputs]).sum().backward()
         without = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert without == []
 
