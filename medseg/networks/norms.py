@@ -1,0 +1,38 @@
+"""Normalisations that also take maps of a single voxel, whatever the number of spatial axes."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BatchNorm(_BatchNorm):
+    """Batch normalisation that also trains on a single value a channel, as image pooling leaves at batch size 1.
+
+    One value has no spread: it is normalised by the running statistics, as at inference, and leaves them alone.
+    """
+
+    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
+        """Normalise; torch's own forward refuses to train on one value."""
+        if self.training and x.numel() == x.shape[1]:
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # torch's name
+        """Any number of spatial axes will do."""
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that also takes maps of a single voxel, as the bottom of a deep network sees.
+
+    With one group a channel it is instance normalisation, and faster than torch's in channels-last layout.
+    """
+
+    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
+        """Normalise; torch's own forward refuses one voxel, for which the result is the offset."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
