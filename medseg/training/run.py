@@ -48,7 +48,7 @@ def train(
 
     The output folder holds `config.yaml` (every setting), `log.csv` (one row an epoch), `checkpoints/` and, at the
     end, `model/`. A run is a pure function of its configuration and data: stopped at any moment and resumed, it ends
-    in the same weights on the same machine.
+    in the same weights on the same machine with the same number of threads.
 
     Args:
         config_path: A file in configs/train.

@@ -22,6 +22,7 @@ from medseg.training import train
 KILLED_IN_THE_THIRD_EPOCH = """
 import os, signal, sys
 from pathlib import Path
+import torch
 from medseg.training import train
 from medseg.training.module import SegmentationModule
 
@@ -32,6 +33,7 @@ def dying_step(self, batch, batch_idx):
     return step(self, batch, batch_idx)
 
 SegmentationModule.training_step = dying_step
+torch.set_num_threads(int(sys.argv[3]))  # sums of several threads differ in the last bit from those of one
 train(Path(sys.argv[1]), output=Path(sys.argv[2]), device="cpu", progress=False)
 """
 
@@ -70,7 +72,8 @@ def test_run_killed_in_an_epoch_and_resumed_ends_in_the_weights_of_an_uninterrup
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     model = train(config_file, output=straight, device="cpu", progress=False)
 
-    command = [sys.executable, "-c", KILLED_IN_THE_THIRD_EPOCH, str(config_file), str(killed)]
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-c", KILLED_IN_THE_THIRD_EPOCH, str(config_file), str(killed), threads]
     assert subprocess.run(command, check=False, cwd=Path(__file__).parents[2]).returncode == -9
     assert len(rows(killed)) == 2
     assert not (killed / "model").exists()
