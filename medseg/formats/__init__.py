@@ -12,7 +12,7 @@ from medseg import __version__
 from medseg.errors import ConfigError, InputError
 from medseg.formats.base import Algorithm, Format, Onto, by, shown
 from medseg.formats.dicom import DICOM
-from medseg.formats.dicom_seg import DICOM_SEG
+from medseg.formats.dicom_seg import DICOM_SEG, RESAMPLED
 from medseg.formats.files import Skipped, head, walk
 from medseg.formats.nifti import NIFTI
 from medseg.formats.rtstruct import DICOM_RTSTRUCT
@@ -23,9 +23,11 @@ from medseg.volume import Segmentation, Volume
 __all__ = [
     "FORMATS",
     "OUTPUT_TYPES",
+    "RESAMPLED",
     "Algorithm",
     "Format",
     "candidate",
+    "needs_grid",
     "read",
     "read_segmentation",
     "scan",
@@ -91,6 +93,15 @@ def read(path_or_series: Path | str | Series, *, frame: int | None = None) -> Vo
     series, others = _only(path_or_series)
     volume = _format(series).read(series, frame)
     return Volume(volume.array, volume.geometry, volume.modality, (*volume.findings, *others))
+
+
+def needs_grid(path: Path | str) -> bool:
+    """Whether the labels in a path are stored without a grid, or on a part of one (RTSTRUCT, SEG).
+
+    Raises:
+        InputError: If the path does not exist, or holds several such files.
+    """
+    return _labels_alone(Path(path)) is not None
 
 
 def read_segmentation(

@@ -16,9 +16,11 @@ from medseg.formats.dicom_derived import sop_class, tie
 from medseg.formats.dicom_seg_read import read_frames, read_outline
 from medseg.formats.dicom_seg_write import write_binary, write_labelmap
 from medseg.formats.dicom_source import read_source
-from medseg.formats.planes import spread
-from medseg.study import Series, Study
+from medseg.formats.planes import aligned, spread
+from medseg.study import Finding, Series, Study
 from medseg.volume import Segmentation
+
+RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
 
 _NAME = "dicom-seg"
 _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -46,6 +48,9 @@ def read_onto(series: Series, onto: Onto) -> Segmentation:
     source = read_source(onto.source) if onto.source else None
     findings = frames.findings + tie(source, set(frames.outline.instances), frames.outline.frame_of_reference)
     if onto.geometry is not None:
+        if not aligned(frames.planes, onto.geometry):
+            text = "The segmentation's voxels are not those of the grid; each voxel got the nearest one's label."
+            findings = (*findings, Finding(RESAMPLED, text))
         array = spread(frames.labels, frames.planes, onto.geometry)
         if frames.labels.any() and not array.any():
             raise GeometryError(

@@ -18,6 +18,7 @@ Vector: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.integer[Any]]
 
 _REGULAR = 0.02  # of the distance between planes: how far one may be from where a regular grid would have it
+_ALIGNED = 0.05  # voxels: how far a voxel may be from that of another grid to count as the same one
 _INTO_THE_PLANE = 0.1  # voxels: how far the corners of a plane of a grid may be from the plane of a contour
 
 
@@ -141,6 +142,17 @@ def spread(labels: Labels, planes: Planes, onto: Geometry) -> Labels:
         near &= (column >= 0) & (column < planes.columns) & (row >= 0) & (row < planes.rows)
         array[:, :, k][near] = labels[nearest[near], row[near], column[near]]
     return array
+
+
+def aligned(planes: Planes, geometry: Geometry) -> bool:
+    """Whether every voxel of the planes falls on one of the grid, so that nothing is resampled between them."""
+    inverse = np.linalg.inv(geometry.affine)[:3, :3]
+    steps = inverse @ np.column_stack((planes.column_step_mm, planes.row_step_mm))
+    units = np.abs(np.rint(steps))
+    drift = np.abs(steps - np.rint(steps)) * (planes.columns, planes.rows)
+    origins = geometry.to_voxel(planes.origins_mm)
+    is_permuted = np.array_equal(units.sum(axis=0), (1, 1)) and units.sum(axis=1).max() == 1
+    return bool(is_permuted and drift.max() < _ALIGNED and np.abs(origins - np.rint(origins)).max() < _ALIGNED)
 
 
 def layers(geometry: Geometry, normal: Vector) -> Iterator[tuple[int, Geometry]]:
