@@ -35,7 +35,7 @@ def trace(mask: Mask) -> list[Ring]:
     """One closed contour for each 4-connected piece of a mask (rows, columns).
 
     Holes are joined to the outer contour by a channel of no width (a keyhole), which every reader understands: those
-    that fill what is enclosed, and those that count crossings.
+    that fill what is enclosed, those that count crossings, and those that count windings.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -43,17 +43,17 @@ def trace(mask: Mask) -> list[Ring]:
     top, left = rows[0], columns[0]
     part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1)
     pieces, count = ndimage.label(part)
-    outer: dict[int, Ring] = {}
-    holes: dict[int, list[Ring]] = {number: [] for number in range(1, count + 1)}
+    rings: dict[int, list[Ring]] = {number: [] for number in range(1, count + 1)}
     for ring in _loops(_corners(part)):
-        column, row = ring[np.lexsort((ring[:, 0], ring[:, 1]))[0]].astype(int)  # its first point in reading order
-        inner = pieces[row, column]
-        if inner:
-            outer[int(inner)] = ring
-        else:
-            holes[int(pieces[row - 1, column])].append(ring)
+        begin = int(np.lexsort((ring[:, 0], ring[:, 1]))[0])  # its first point in reading order
+        column, row = ring[begin].astype(int)
+        is_hole = not part[row, column]
+        turned = np.roll(ring, -begin, axis=0)
+        if (_area(turned) < 0) != is_hole:
+            turned = np.roll(turned[::-1], 1, axis=0)
+        rings[int(pieces[row - 1, column] if is_hole else pieces[row, column])].append(turned)
     shift = np.array((left - 1.5, top - 1.5))  # corners lie half a pixel before centres; the padding is one pixel
-    return [_keyholed(ring, holes[number]) + shift for number, ring in sorted(outer.items())]
+    return [_keyholed(several, pieces == number) + shift for number, several in rings.items()]
 
 
 def fill(ring: Ring, shape: tuple[int, int]) -> Mask:
@@ -85,7 +85,7 @@ def combine(rings: Iterable[Ring], shape: tuple[int, int]) -> tuple[Mask, bool]:
     """
     together, crossed = np.zeros(shape, dtype=bool), False
     seen: set[tuple[int, int, bytes]] = set()
-    for ring in sorted(rings, key=_area, reverse=True):
+    for ring in sorted(rings, key=lambda one: abs(_area(one)), reverse=True):
         (left, top), (right, bottom) = np.clip(
             (np.floor(ring.min(axis=0)), np.ceil(ring.max(axis=0)) + 1), 0, shape[::-1]
         ).astype(int)
@@ -107,8 +107,9 @@ def combine(rings: Iterable[Ring], shape: tuple[int, int]) -> tuple[Mask, bool]:
 
 
 def _area(ring: Ring) -> float:
+    """Enclosed area, negative where a ring runs the other way round."""
     x, y = ring.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
 def _corners(part: Mask) -> _Corners:
@@ -148,12 +149,43 @@ def _loops(corners: _Corners) -> Iterator[Ring]:
             yield points[loop]
 
 
-def _keyholed(outer: Ring, holes: list[Ring]) -> Ring:
-    """One ring of an outer contour and its holes, each joined by a channel from its first point to the nearest."""
-    ring = outer
-    for hole in sorted(holes, key=lambda one: float(one[:, 1].min())):
-        begin = int(np.lexsort((hole[:, 0], hole[:, 1]))[0])
-        near = int(((ring - hole[begin]) ** 2).sum(axis=1).argmin())
-        there = np.roll(hole, -begin, axis=0)
-        ring = np.concatenate((ring[: near + 1], there, there[:1], ring[near:]))
-    return ring
+def _keyholed(rings: list[Ring], piece: Mask) -> Ring:
+    """One ring of an outer contour and its holes; each ring begins with its first point in reading order.
+
+    From that point of a hole a channel runs to the left, through the piece, up to the next ring. That one begins
+    earlier in reading order, so the channels form a tree whose root is the outer contour.
+    """
+    if len(rings) == 1:
+        return rings[0]
+    rings = sorted(rings, key=lambda ring: (ring[0, 1], ring[0, 0]))
+    edges = _vertical_edges(rings)
+    # For each ring: (number of the edge, distance along it, points) of what is to be inserted there.
+    guests: list[list[tuple[int, float, Ring]]] = [[] for _ in rings]
+    for number in range(len(rings) - 1, 0, -1):
+        whole = _with_guests(rings[number], guests[number])
+        column, row = rings[number][0].astype(int)
+        wall = int(np.flatnonzero(~piece[row, :column])[-1]) + 1
+        host, edge = edges[row, wall]
+        end = np.array([(wall, row)], dtype=np.float64)
+        channel = np.concatenate((end, whole, whole[:1], end))
+        guests[host].append((edge, abs(row - float(rings[host][edge, 1])), channel))
+    return _with_guests(rings[0], guests[0])
+
+
+def _vertical_edges(rings: list[Ring]) -> dict[tuple[int, int], tuple[int, int]]:
+    """{(row, column of the lattice): (ring, edge)} of every step that an edge makes from a row to the next."""
+    found = {}
+    for number, ring in enumerate(rings):
+        following = np.roll(ring, -1, axis=0)
+        for edge in np.flatnonzero(ring[:, 0] == following[:, 0]).tolist():
+            start, end = sorted((int(ring[edge, 1]), int(following[edge, 1])))
+            found.update({(row, int(ring[edge, 0])): (number, edge) for row in range(start, end)})
+    return found
+
+
+def _with_guests(ring: Ring, guests: list[tuple[int, float, Ring]]) -> Ring:
+    parts, done = [], 0
+    for edge, _, points in sorted(guests, key=lambda guest: guest[:2]):
+        parts += [ring[done : edge + 1], points]
+        done = edge + 1
+    return np.concatenate([*parts, ring[done:]])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -111,7 +112,7 @@ def sop_class(head: bytes) -> str:
     return match[1].decode() if match else ""
 
 
-def check_overlap(labels: Labels, mask: np.ndarray, index: int, names: LabelSet, where: object) -> None:
+def check_overlap(labels: Labels, mask: np.ndarray, index: int, names: LabelSet, path: Path) -> None:
     """Refuse two structures that share voxels, because a label map has one label a voxel.
 
     Raises:
@@ -122,15 +123,16 @@ def check_overlap(labels: Labels, mask: np.ndarray, index: int, names: LabelSet,
     if len(others):
         first, second = names[int(others[0])].name, names[index].name
         raise GeometryError(
-            f"{shown(str(where))}: {shown(first)!r} and {shown(second)!r} share {len(others)} voxels of a slice, and a"
+            f"{shown(path)}: {shown(first)!r} and {shown(second)!r} share {len(others)} voxels of a slice, and a"
             " label map holds one label a voxel; convert them one by one (medseg convert --roi-subset)."
         )
 
 
-def tie(source: Source | None, instances: set[str], frame_of_reference: str) -> tuple[Finding, ...]:
+def tie(path: Path, source: Source | None, instances: Set[str], frame_of_reference: str) -> tuple[Finding, ...]:
     """Compare what an object refers to with the series that it is said to belong to.
 
     Args:
+        path: The object's file, for the message.
         source: The series; None if it is not given.
         instances: SOPInstanceUIDs that the object refers to.
         frame_of_reference: The object's; "" if it has none.
@@ -146,7 +148,7 @@ def tie(source: Source | None, instances: set[str], frame_of_reference: str) -> 
         return ()
     if not known & instances and frame_of_reference != source.frame_of_reference:
         raise GeometryError(
-            "The object refers to none of the source's images and has another frame of reference; give the series"
+            f"{shown(path)}: refers to none of the source's images and has another frame of reference; give the series"
             " that it was made from."
         )
     text = f"It refers to {len(dangling)} image(s) that are not in the source; the positions alone were used."

@@ -46,7 +46,7 @@ def read_onto(series: Series, onto: Onto) -> Segmentation:
     path = series.paths[0]
     frames = read_frames(path, onto.names)
     source = read_source(onto.source) if onto.source else None
-    findings = frames.findings + tie(source, set(frames.outline.instances), frames.outline.frame_of_reference)
+    findings = frames.findings + tie(path, source, frames.outline.instances, frames.outline.frame_of_reference)
     if onto.geometry is not None:
         if not aligned(frames.planes, onto.geometry):
             text = "The segmentation's voxels are not those of the grid; each voxel got the nearest one's label."

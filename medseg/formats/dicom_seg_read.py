@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
-from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import allocate, shown
+from medseg.errors import GeometryError, InputError
+from medseg.formats.base import allocate
 from medseg.formats.dicom_derived import check_overlap, code_of, label_set
-from medseg.formats.dicom_source import LPS_TO_RAS, macro, numbers, quiet, text_of
+from medseg.formats.dicom_header import LPS_TO_RAS, macro, numbers, quiet, text_of, told
 from medseg.formats.planes import Labels, Planes
 from medseg.labels import LabelSet
 from medseg.study import Finding
@@ -75,8 +75,8 @@ def read_outline(path: Path) -> Outline:
         InputError: If the file is damaged or describes no segment.
         GeometryError: If frames have no place in space, or are not parallel.
     """
-    with quiet(), _told(path):
-        return _outline(pydicom.dcmread(path, stop_before_pixels=True, force=True), path)
+    with quiet(), told(path, "the DICOM segmentation"):
+        return _outline(pydicom.dcmread(path, stop_before_pixels=True, force=True))
 
 
 def read_frames(path: Path, names: tuple[str, ...] = ()) -> Frames:
@@ -91,9 +91,9 @@ def read_frames(path: Path, names: tuple[str, ...] = ()) -> Frames:
         GeometryError: If frames have no place in space, are not parallel, or segments share voxels.
         ConfigError: If a name is not in the file.
     """
-    with quiet(), _told(path):
+    with quiet(), told(path, "the DICOM segmentation"):
         data = pydicom.dcmread(path, force=True)
-        outline = _outline(data, path)
+        outline = _outline(data)
         kept = outline.names.subset(names) if names else outline.names
         labels = allocate(outline.planes.shape, np.min_scalar_type(max(outline.names.indices)), path)
         labels[...] = 0
@@ -113,31 +113,16 @@ def read_frames(path: Path, names: tuple[str, ...] = ()) -> Frames:
     return Frames(labels, outline.planes, kept, outline, findings)
 
 
-class _told:  # noqa: N801 - reads as a statement
-    """What pydicom raises on damaged data becomes one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, MedsegError | MemoryError):
-            what = f"the DICOM segmentation is damaged or cannot be decoded ({type(error).__name__})"
-            raise InputError(f"{shown(self.path)}: {what}; copy the file again.") from None
-
-
-def _outline(data: Dataset, path: Path) -> Outline:
+def _outline(data: Dataset) -> Outline:
     shared = list(data.get("SharedFunctionalGroupsSequence") or [])
     groups = [[frame, *shared] for frame in data.get("PerFrameFunctionalGroupsSequence") or []]
     if not groups or not data.get("SegmentSequence"):
-        raise InputError(f"{shown(path)}: a DICOM segmentation without frames or segments; get the file again.")
+        raise InputError("A DICOM segmentation without frames or segments; get the file again.")
     positions = [numbers(macro(g, "PlanePositionSequence"), "ImagePositionPatient", 3) for g in groups]
     directions = [numbers(macro(g, "PlaneOrientationSequence"), "ImageOrientationPatient", 6) for g in groups]
     spacings = [numbers(macro(g, "PixelMeasuresSequence"), "PixelSpacing", 2) for g in groups]
     if any(value is None for values in (positions, directions, spacings) for value in values):
-        raise GeometryError(f"{shown(path)}: a frame does not say where it lies; get the file from where it was made.")
+        raise GeometryError("A frame does not say where it lies; get the file from where it was made.")
     planes, plane_of_frame = _planes(
         data, np.array(positions), np.array(directions), np.array(spacings), macro(groups[0], "PixelMeasuresSequence")
     )

@@ -5,27 +5,22 @@ Everything here comes from the files' headers, slice by slice; a grid that was r
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from medseg.errors import GeometryError, InputError
 from medseg.formats.base import shown
+from medseg.formats.dicom_header import LPS_TO_RAS, macro, numbers, quiet, text_of, told
 from medseg.formats.planes import Planes
 from medseg.study import Finding
-
-LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0))
 
 _SAME_DIRECTION = 1e-3  # between direction cosines of two slices
 _SAME_PLACE_MM = 1e-3
@@ -111,14 +106,19 @@ def read_source(paths: Sequence[Path]) -> Source:
         GeometryError: If the slices are not parallel, or no slice has a place in space.
     """
     with quiet():
-        headers = [_header(path) for path in paths]
-        slices = [one for path, header in zip(paths, headers, strict=True) for one in _slices(path, header)]
+        headers: list[Dataset] = []
+        slices: list[_Slice] = []
+        for path in paths:
+            with told(path, "the DICOM header"):
+                headers.append(_header(path))
+                slices += _slices(path, headers[-1])
         findings = _unplaced(len(headers), slices)
         if not slices:
             where = shown(paths[0]) if paths else "The source"
             raise GeometryError(f"{where}: no slice says where it lies; a segmentation cannot be tied to it.")
         study, series = _common(paths, headers)
-        identity = _identity(headers[0])
+        with told(paths[0], "the DICOM header"):
+            identity = _identity(headers[0])
         frame_of_reference = str(headers[0].get("FrameOfReferenceUID") or "")
     if not frame_of_reference:
         # The same for every result of a series, so that they fit one another.
@@ -132,56 +132,8 @@ def read_source(paths: Sequence[Path]) -> Source:
     return Source(planes, references, identity, study, series, frame_of_reference, thickness_mm, findings)
 
 
-def text_of(value: object, limit: int) -> str:
-    """A header's text without characters that no header may have, of at most `limit` characters."""
-    return "".join(c if c.isprintable() and c != "\\" else " " for c in str(value or ""))[:limit].strip()
-
-
-def numbers(data: Dataset, keyword: str, count: int) -> NDArray[np.float64] | None:
-    """The numbers of an attribute; None if they are absent, too few, too many or not finite."""
-    try:
-        values = np.atleast_1d(np.asarray(data.get(keyword), dtype=np.float64))
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None
-
-
-def macro(groups: Sequence[Dataset], sequence: str) -> Dataset:
-    """The item of a functional group, from the frame's own groups or else from the shared ones."""
-    for group in groups:
-        if group.get(sequence):
-            item: Dataset = group[sequence].value[0]
-            return item
-    return Dataset()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Libraries quote values in warnings and refuse what real headers hold; values may be a patient's name."""
-    settings = pydicom_config.settings
-    modes = settings.reading_validation_mode, settings.writing_validation_mode
-    loggers = [(logger, logger.level) for logger in (pydicom_config.logger, logging.getLogger("highdicom"))]
-    settings.reading_validation_mode = settings.writing_validation_mode = pydicom_config.IGNORE
-    for logger, _ in loggers:
-        logger.setLevel("CRITICAL")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        settings.reading_validation_mode, settings.writing_validation_mode = modes
-        for logger, level in loggers:
-            logger.setLevel(level)
-
-
 def _header(path: Path) -> Dataset:
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        _ = header.get("Rows"), header.get("PatientName")  # values are parsed when they are asked for
-    except OSError as error:
-        raise InputError(f"{shown(path)}: cannot be read ({error.strerror}); check the file.") from None
-    except Exception:  # pydicom raises whatever it likes on damaged data
-        raise InputError(f"{shown(path)}: the DICOM header is damaged; copy the file again.") from None
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not str(header.get(keyword) or "").strip():
             text = f"has no {keyword}, so no DICOM object can refer to it; write NIfTI, or restore the UIDs"

@@ -45,7 +45,7 @@ def read_onto(series: Series, onto: Onto) -> Segmentation:
         raise InputError(f"{shown(path)}: {text}.")
     structures = read_structures(path)
     source = read_source(onto.source) if onto.source else None
-    dangling = tie(source, set(structures.instances), structures.frame_of_reference)
+    dangling = tie(path, source, structures.instances, structures.frame_of_reference)
     for axis, seen in layers(onto.geometry, _normal(structures)):
         drawn = rasterised(structures, Planes.of(seen), path, onto.names)
         if not drawn.labels.any() and any(structures.contours.values()):

@@ -11,11 +11,11 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medseg.errors import GeometryError, InputError, MedsegError
+from medseg.errors import GeometryError, InputError
 from medseg.formats.base import allocate, shown
 from medseg.formats.contours import Mask, Ring, combine, fill
 from medseg.formats.dicom_derived import check_overlap, code_of, label_set
-from medseg.formats.dicom_source import LPS_TO_RAS, quiet, text_of
+from medseg.formats.dicom_header import LPS_TO_RAS, quiet, text_of, told
 from medseg.formats.planes import Labels, Planes
 from medseg.labels import Code, LabelSet
 from medseg.study import Finding
@@ -71,14 +71,8 @@ def read_structures(path: Path) -> Structures:
     Raises:
         InputError: If the file is damaged, or holds no structure.
     """
-    with quiet():
-        try:
-            return _structures(pydicom.dcmread(path, force=True), path)
-        except MedsegError:
-            raise
-        except Exception as error:  # pydicom raises whatever it likes on damaged data
-            what = f"the RT structure set is damaged ({type(error).__name__})"
-            raise InputError(f"{shown(path)}: {what}; copy the file again.") from None
+    with quiet(), told(path, "the RT structure set"):
+        return _structures(pydicom.dcmread(path, force=True))
 
 
 def rasterised(structures: Structures, planes: Planes, path: Path, names: tuple[str, ...] = ()) -> Raster:
@@ -121,10 +115,11 @@ def rasterised(structures: Structures, planes: Planes, path: Path, names: tuple[
     return Raster(labels, kept, tuple(findings))
 
 
-def _structures(data: Dataset, path: Path) -> Structures:
+def _structures(data: Dataset) -> Structures:
     described = list(data.get("StructureSetROISequence") or [])
-    if not described:
-        raise InputError(f"{shown(path)}: the RT structure set holds no structure; get the file again.")
+    if not described or "ROIContourSequence" not in data:
+        missing = "contours" if described else "structures"
+        raise InputError(f"The RT structure set has no {missing} (cut short?); get the file again.")
     numbers = [int(item.ROINumber) for item in described]
     plain = min(numbers) >= 1 and len(set(numbers)) == len(numbers)
     indices = numbers if plain else list(range(1, len(numbers) + 1))
@@ -140,7 +135,7 @@ def _structures(data: Dataset, path: Path) -> Structures:
     instances: set[str] = set()
     for number, item in items.items():
         all_ = list(item.get("ContourSequence") or [])
-        closed = [one for one in all_ if one.get("ContourGeometricType") in _CLOSED and len(one.ContourData) >= 9]
+        closed = [one for one in all_ if one.get("ContourGeometricType") in _CLOSED and _count(one) >= 3]
         passed_over += len(all_) - len(closed)
         if number in index_of:
             contours[index_of[number]] = tuple(_contour(one) for one in closed)
@@ -158,8 +153,15 @@ def _frame_of_reference(data: Dataset, described: list[Dataset]) -> str:
     return str(described[0].get("ReferencedFrameOfReferenceUID") or data.get("FrameOfReferenceUID") or "")
 
 
+def _count(item: Dataset) -> int:
+    return int(item.get("NumberOfContourPoints") or 0)
+
+
 def _contour(item: Dataset) -> Contour:
-    points = np.array(item.ContourData, dtype=np.float64).reshape(-1, 3)
+    stored = item.get_item("ContourData").value
+    # As the bytes stand in the file, for pydicom's own decimal strings take a hundred times as long.
+    values = stored.rstrip(b" \0").split(b"\\") if isinstance(stored, bytes) else stored
+    points = np.array(values, dtype=np.float64).reshape(-1, 3)
     if not np.isfinite(points).all():
         raise InputError("A contour has coordinates that are not finite; get the file again.")
     return Contour(points @ LPS_TO_RAS, item.ContourGeometricType == "CLOSEDPLANAR_XOR")
