@@ -106,6 +106,7 @@ def evaluate(
             )
         aligned = prepare_labels(prediction, reference.geometry)
     names, findings = report_names(reference.labels, prediction.labels)
+    findings = tuple(dict.fromkeys((*findings, *reference.findings, *prediction.findings)))
     pairs = confusion(reference.array, aligned.array, indices=tuple(names))
     return Report.from_confusion(pairs, reference.geometry, names, findings)
 

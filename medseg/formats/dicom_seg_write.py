@@ -170,8 +170,9 @@ def _stand_ins(source: Source) -> list[Dataset]:
     orientation = _decimals(np.concatenate([LPS_TO_RAS @ direction for direction in directions]))
     spacing = _decimals([float(np.linalg.norm(step)) for step in (planes.row_step_mm, planes.column_step_mm)])
     thickness, step = _decimals([source.thickness_mm, planes.step_mm])
-    gaps = np.diff(planes.along_mm)
-    is_regular = np.allclose(gaps, planes.step_mm, rtol=1e-2, atol=1e-3)
+    steps = (planes.along_mm - planes.along_mm[0]) / planes.step_mm
+    # Where a slice is missing the distance still holds: readers find the others' places by it.
+    is_regular = np.allclose(steps, np.rint(steps), atol=1e-2)
     stand_ins = []
     for number, origin in enumerate(planes.origins_mm, start=1):
         one = Dataset()

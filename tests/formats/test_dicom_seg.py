@@ -1,4 +1,8 @@
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import highdicom
 import numpy as np
@@ -431,3 +435,29 @@ def test_source_helpers_agree_on_where_the_slices_are(tmp_path):
     save(tmp_path / "empty")
     with pytest.raises(GeometryError, match="no slice says where it lies"):
         read_source(scan_files(tmp_path / "placeless", ImagePositionPatient=None))
+
+
+@both_types
+@pytest.mark.parametrize("change", [None, noisy, gapped], ids=["plain", "noisy", "gapped"])
+def test_dcmqis_reader_finds_the_same_voxels_at_the_same_places(tmp_path, output_type, change):
+    program = shutil.which("segimage2itkimage") or shutil.which(Path(sys.executable).with_name("segimage2itkimage"))
+    if program is None:
+        pytest.skip("needs segimage2itkimage (pip install dcmqi)")
+    segmentation = phantom(grid(SLICES + 1) if change is gapped else grid())
+    if change is gapped:
+        segmentation.array[:, :, 3] = 0
+    paths = scan_files(tmp_path / "ct", *([change] if change else []))
+    path, _ = written(tmp_path, paths, segmentation, output_type)
+    command = [program, "--inputDICOM", path, "--outputDirectory", tmp_path, "--outputType", "nrrd"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    theirs = set()
+    for file in tmp_path.glob("*.nrrd"):
+        image = sitk.ReadImage(str(file))
+        indices = np.argwhere(sitk.GetArrayFromImage(image))[:, ::-1]
+        theirs |= {tuple(image.TransformIndexToPhysicalPoint(index.tolist())) for index in indices}
+    ours = segmentation.geometry.to_world(np.argwhere(segmentation.array)) * (-1, -1, 1)
+    np.testing.assert_allclose(sorted(map(rounded, theirs)), sorted(map(rounded, ours)), atol=0.02)
+
+
+def rounded(point):
+    return tuple(float(value) for value in np.round(point, 1))
