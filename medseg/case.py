@@ -17,7 +17,8 @@ from medseg.choice import Choice, fitting, named
 from medseg.config import PredictConfig
 from medseg.devices import device_title, peak_device_memory_mib
 from medseg.errors import ConfigError, MedsegError
-from medseg.inputs import MASK_ENDING, Input, read_input
+from medseg.formats import Algorithm
+from medseg.inputs import Input, read_input
 from medseg.labels import LabelSet
 from medseg.ledger import (
     Identity,
@@ -34,6 +35,7 @@ from medseg.ledger import (
     status,
 )
 from medseg.model import Model, load_model
+from medseg.outputs import MASK_ENDINGS, is_mask, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
 from medseg.resources import peak_memory_mib, resource_error
@@ -42,8 +44,7 @@ from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
 
-_MASK_ENDINGS = (".nii.gz", ".nii")
-_LIBRARIES = ("numpy", "torch", "monai", "nibabel", "pydicom")
+_LIBRARIES = ("numpy", "torch", "monai", "nibabel", "pydicom", "highdicom")
 
 
 @dataclass(frozen=True)
@@ -80,26 +81,28 @@ class Result:
     error: Exception | None = None
 
 
-def plan_cases(inputs: Sequence[Input], output: Path | None) -> tuple[Case, ...]:
+def plan_cases(inputs: Sequence[Input], output: Path | None, output_type: str = "nifti") -> tuple[Case, ...]:
     """Where the results of each scan go.
 
     Without an output, and for an output that is a file: the mask there (beside the scan, as NAME_seg.nii.gz), the rest
     in a folder of the mask's name. For a folder: all of it in there, in a sub-folder for each of several scans.
 
     Raises:
-        ConfigError: If several scans are to become one file, or a mask would replace its scan.
+        ConfigError: If several scans are to become one file, a mask would replace its scan, or its ending belongs to
+            another output type.
     """
-    is_file = output is not None and output.name.lower().endswith(_MASK_ENDINGS) and not output.is_dir()
+    is_file = is_mask(output, output_type)
+    ending = MASK_ENDINGS[output_type]
     if is_file and len(inputs) > 1:
         raise ConfigError(f"{output}: one file for {len(inputs)} scans; give a folder.")
     cases = []
     for one in inputs:
         if output is None or is_file:
-            mask = output or one.beside / f"{one.name}{MASK_ENDING}"
+            mask = output or one.beside / f"{one.name}{ending}"
             folder = own_folder(mask)
         else:
             folder = output / one.name if len(inputs) > 1 else output
-            mask = folder / f"{one.name}{MASK_ENDING}"
+            mask = folder / f"{one.name}{ending}"
         if mask.resolve() in {path.resolve() for path in one.paths}:
             raise ConfigError(f"{mask}: would replace the scan itself; choose another output.")
         cases.append(Case(one, mask, folder))
@@ -144,6 +147,7 @@ class Predictor:
         """
         if case.input.problem is not None:
             raise case.input.problem
+        source = source_of(case.input, self.settings.output_type)
         choice = self._named or fitting(case.input, self.settings)
         stages = Stages(self.device)
         settings = {**choice.to_json(), "frame": self.frame}
@@ -158,7 +162,7 @@ class Predictor:
                 return Result(case, state, folder)
             volume, segmentation = self._segment(case.input, choice, stages, progress)
 
-            def record(outputs: tuple[Output, ...]) -> Record:
+            def record(outputs: tuple[Output, ...], findings: tuple[Finding, ...]) -> Record:
                 stages.lap("write")
                 return Record(
                     key=identity.key,
@@ -169,13 +173,20 @@ class Predictor:
                     settings=identity.settings,
                     settings_sha256=identity.settings_sha256,
                     device=device_title(self.device),
-                    findings=segmentation.findings,
+                    findings=tuple(dict.fromkeys((*segmentation.findings, *findings))),
                     stages=tuple(stages.done),
                     outputs=outputs,
                 )
 
             folder, made = publish(
-                volume, segmentation, mask=case.mask, preferred=case.folder, settings=self.settings, record=record
+                volume,
+                segmentation,
+                mask=case.mask,
+                preferred=case.folder,
+                settings=self.settings,
+                source=source,
+                algorithm=Algorithm(choice.info.name, choice.info.card.version),
+                record=record,
             )
             return Result(case, state, folder, made)
 

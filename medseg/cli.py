@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -14,50 +13,11 @@ import click
 
 from medseg import __version__
 from medseg.errors import BatchError, ConfigError, InputError, MedsegError
-from medseg.resources import resource_error
+from medseg.program import EXIT_CODES, Program, complain
 
 if TYPE_CHECKING:
     from medseg.case import Result
     from medseg.config import PredictConfig
-
-EXIT_CODES = """\b
-Exit codes: 0 done, 1 a bug (with traceback), 2 wrong usage, configuration or
-model, 3 bad input, 4 grid unknown or refused, 5 out of memory or disk,
-6 some cases of several failed, 130 interrupted."""
-
-_INTERRUPTED = 130
-
-
-class Program(click.Group):
-    """The commands, with every error that a user can mend as one line on stderr."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command and exit; what is not a user's error keeps its traceback."""
-        kwargs["standalone_mode"] = False
-        try:
-            code = super().main(*args, **kwargs)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            code = 0
-        except click.ClickException as error:
-            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "medseg"
-            code = _complain(f"{error.format_message()} `{command} --help` lists the options.", error.exit_code)
-        except click.Abort:
-            code = _complain("interrupted.", _INTERRUPTED)
-        except MedsegError as error:
-            code = _complain(str(error), error.exit_code)
-        except Exception as error:
-            scarce = resource_error(error)
-            if scarce is None:
-                raise
-            code = _complain(str(scarce), scarce.exit_code)
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str, code: int) -> int:
-    click.echo(f"medseg: {' '.join(message.split())}", err=True)
-    return code
-
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 _FILE = click.Path(path_type=Path)
@@ -79,14 +39,14 @@ def main() -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("inputs", nargs=-1, metavar="[SCAN]...")
 @click.option("-i", "--input", "more_inputs", multiple=True, metavar="SCAN", help="The same as the argument.")
-@click.option("-o", "--output", type=_FILE, help="A mask (.nii.gz, .nii) or a folder.")
+@click.option("-o", "--output", type=_FILE, help="A mask (.nii.gz, .nii, .dcm) or a folder.")
 @click.option("--model", metavar="NAME|FOLDER", help="Default: the shipped model that takes the scan.")
 @click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
 @click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="Share of a window seen twice.")
 @click.option("--disable-tta", is_flag=True, default=None, help="No mirrored passes (test-time augmentation).")
 @click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25; labels may differ.")
 @click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only.")
-@click.option("--output-type", metavar="TYPE", help="nifti")
+@click.option("--output-type", metavar="TYPE", help="nifti (default), dicom-seg, dicom-seg-binary, dicom-rtstruct.")
 @click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
 @click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
@@ -128,8 +88,13 @@ def predict(
                          rest goes to FOLDER/scan_seg/.
     Files appear whole or not at all, run.json last.
 
+    Of a DICOM series --output-type writes scan_seg.dcm instead of the .nii.gz:
+    dicom-seg (LABELMAP, small), dicom-seg-binary (one bit a voxel, for older
+    viewers); or scan_rtstruct.dcm: dicom-rtstruct (contours).
+
     \b
     medseg predict scan.nii.gz -o out --fast
+    medseg predict dicom_folder -o out --output-type dicom-seg
     medseg predict scans/ -o out --continue-prediction
     """
     patterns = (*inputs, *more_inputs)
@@ -143,7 +108,7 @@ def predict(
     from medseg.inputs import find_inputs
 
     predictor = Predictor(settings, device=choose_device(settings.device), frame=frame)
-    cases = plan_cases(find_inputs(patterns, channels=predictor.channels), output)
+    cases = plan_cases(find_inputs(patterns, channels=predictor.channels), output, settings.output_type)
     results: list[Result] = []
     with CaseProgress(len(cases), show=not quiet) as progress:
         for result in run_cases(cases, predictor, progress=progress.begin, skip_done=continue_prediction):
@@ -179,7 +144,7 @@ def _raise_failures(results: Sequence[Result]) -> None:
     for name, error in failed:
         if not isinstance(error, MedsegError):
             traceback.print_exception(error)
-        _complain(f"{name}: {error}", 0)
+        complain(f"{name}: {error}", 0)
     raise BatchError(f"{len(failed)} of {len(results)} cases failed: {', '.join(name for name, _ in failed)}.")
 
 
@@ -244,6 +209,40 @@ def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | N
     if output is not None:
         write_text(output if output.suffix == ".json" else output / "summary.json", report.to_json() + "\n")
     click.echo(report.to_json() if as_json else report.to_text())
+
+
+@main.command(epilog=EXIT_CODES)
+@click.argument("labels", type=_FILE)
+@click.argument("output", type=_FILE)
+@click.option("--source", metavar="SCAN", type=_FILE, help="The series that the labels belong to.")
+@click.option("--output-type", metavar="TYPE", help="As of predict; default: by OUTPUT's ending (.dcm: dicom-seg).")
+@click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Convert these labels only.")
+@click.option("--algorithm", metavar="NAME", help="What made the labels; unknown if not given.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
+def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Convert labels between NIfTI, DICOM SEG and RTSTRUCT.
+
+    To DICOM, and from RTSTRUCT, --source has to be given. With it, NIfTI is
+    written on the scan's own grid.
+
+    \b
+    medseg convert scan_seg.nii.gz scan_seg.dcm --source dicom_folder
+    medseg convert plan.dcm plan.nii.gz --source dicom_folder
+    medseg convert seg.dcm plan.dcm --source dicom_folder \\
+        --output-type dicom-rtstruct
+    """
+    _silence_libraries(verbose=False)
+    from medseg.convert import convert as run
+
+    names = [name.strip() for several in roi_subset for name in several.split(",")]
+    findings = run(labels, output, names=names, **options)
+    if as_json:
+        notes = [{"code": finding.code, "message": finding.message} for finding in findings]
+        click.echo(json.dumps({"output": str(output), "findings": notes}))
+        return
+    click.echo(output)
+    for finding in findings:
+        click.echo(f"note: {finding}", err=True)
 
 
 @main.command(epilog=EXIT_CODES)

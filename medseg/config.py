@@ -250,7 +250,7 @@ class PredictConfig(Settings):
     disable_tta: bool = False
     fast: bool = False
     roi_subset: tuple[str, ...] = ()
-    output_type: Literal["nifti"] = "nifti"
+    output_type: Literal["nifti", "dicom-seg", "dicom-seg-binary", "dicom-rtstruct"] = "nifti"
     statistics: bool = True
     preview: bool = True
 

@@ -6,7 +6,8 @@
     ├── InputError             exit code 3   a file is missing, damaged, or not a scan
     ├── GeometryError          exit code 4   where the voxels lie is unknown, or two grids differ
     ├── ResourceError          exit code 5   memory or disk is not enough
-    └── BatchError             exit code 6   one or more cases of a batch failed
+    ├── BatchError             exit code 6   one or more cases of a batch failed
+    └── VerificationError      exit code 1   a file that was written does not hold what was in memory
 
 Every message is one line: what was found, where, and what to do about it. Anything that is not a
 `MedsegError` is a bug: it keeps its traceback, and the program exits with 1.
@@ -49,3 +50,9 @@ class BatchError(MedsegError):
     """One or more cases of a batch failed; the others are complete."""
 
     exit_code = 6
+
+
+class VerificationError(MedsegError):
+    """A file that was just written, read back, does not hold what was in memory: a fault of ours, not the user's."""
+
+    exit_code = 1

@@ -19,8 +19,6 @@ from medseg.ledger import own_folder, read_record
 from medseg.study import Series
 from medseg.volume import Volume
 
-MASK_ENDING = "_seg.nii.gz"
-
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
 _ENDING = re.compile(r"(\.[A-Za-z]\w{0,5})?(\.gz)?$")
 

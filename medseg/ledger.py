@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,8 @@ if sys.platform != "win32":  # Windows has no flock: two processes may do a case
 
 RECORD = "run.json"
 SCHEMA = 1
+
+_MASK_SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm)$", re.IGNORECASE)
 
 
 class _Part(BaseModel):
@@ -174,7 +177,7 @@ def record_folder(mask: Path, preferred: Path) -> Path:
 
 def own_folder(mask: Path) -> Path:
     """A folder beside a mask that bears its name."""
-    return mask.with_name(mask.name.split(".nii")[0])
+    return mask.with_name(_MASK_SUFFIX.sub("", mask.name))
 
 
 def status(folder: Path, wanted: Identity) -> Status:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medseg.errors import GeometryError, ModelError
-from medseg.formats import read_segmentation
+from medseg.formats import RESAMPLED, needs_grid, read_segmentation
 from medseg.geometry import Geometry
 from medseg.inference import Progress, predict, resample, silent
 from medseg.labels import LabelSet
@@ -96,9 +96,7 @@ def evaluate(
         GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
         InputError: If a file cannot be read, or holds no labels.
     """
-    reference, prediction = (
-        one if isinstance(one, Segmentation) else read_segmentation(one) for one in (reference, prediction)
-    )
+    reference, prediction = _both(reference, prediction, resample=resample)
     aligned = reoriented(prediction, to=reference.geometry)
     if aligned is None:
         if not resample:
@@ -108,5 +106,31 @@ def evaluate(
             )
         aligned = prepare_labels(prediction, reference.geometry)
     names, findings = report_names(reference.labels, prediction.labels)
+    findings = tuple(dict.fromkeys((*findings, *reference.findings, *prediction.findings)))
     pairs = confusion(reference.array, aligned.array, indices=tuple(names))
     return Report.from_confusion(pairs, reference.geometry, names, findings)
+
+
+def _both(
+    reference: Segmentation | Path | str, prediction: Segmentation | Path | str, *, resample: bool
+) -> tuple[Segmentation, Segmentation]:
+    """Read both; one that has no grid of its own, or a part of one, comes on the other's."""
+    pair = [reference, prediction]
+    bare = [not isinstance(one, Segmentation) and needs_grid(one) for one in pair]
+    onto = None
+    for one in sorted((0, 1), key=lambda number: bare[number]):
+        path = pair[one]
+        if isinstance(path, Segmentation):
+            onto = path.geometry
+            continue
+        read = read_segmentation(path, onto=onto) if bare[one] else read_segmentation(path)
+        if not resample and any(finding.code == RESAMPLED for finding in read.findings):
+            raise GeometryError(
+                f"The grids differ: the voxels of {path} are not those of the other's grid ({onto}); compare on that"
+                " grid with --resample (resample=True)."
+            )
+        pair[one], onto = read, read.geometry
+    first, second = pair
+    assert isinstance(first, Segmentation)
+    assert isinstance(second, Segmentation)
+    return first, second

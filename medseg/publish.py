@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from medseg.atomic import atomic_path
 from medseg.config import PredictConfig
-from medseg.formats import write
+from medseg.formats import Algorithm, write, write_onto_source
 from medseg.ledger import RECORD, Output, Record, locked, present, record_folder, sha256_of
 from medseg.report import preview, statistics
+from medseg.study import Finding
 from medseg.volume import Segmentation, Volume
 
 STATISTICS = "statistics.json"
@@ -25,7 +26,9 @@ def publish(
     mask: Path,
     preferred: Path,
     settings: PredictConfig,
-    record: Callable[[tuple[Output, ...]], Record],
+    source: Sequence[Path],
+    algorithm: Algorithm,
+    record: Callable[[tuple[Output, ...], tuple[Finding, ...]], Record],
 ) -> tuple[Path, Record]:
     """Write the mask, and what the settings ask for, and the record of it all.
 
@@ -35,13 +38,18 @@ def publish(
         mask: The label file.
         preferred: Folder of the other files, unless another mask's are there.
         settings: Which files to write.
-        record: Called when all other files are written.
+        source: Files of the scan, which a DICOM mask refers to.
+        algorithm: What made the labels.
+        record: Called with all other files when they are written, and what was found doubtful on the way.
 
     Returns:
         The folder of the other files, and the record.
 
     Raises:
         ResourceError: If the disk is full or a folder cannot be written; then nothing has appeared or changed.
+        InputError: If the scan's files cannot be referred to.
+        GeometryError: If they cannot carry the labels.
+        VerificationError: If the mask, read back, does not hold the labels.
     """
     labels = segmentation.labels
     assert labels is not None  # `segment` names what it labels
@@ -52,7 +60,11 @@ def publish(
             # What is entered last appears first: the mask and the record come when all else is in place.
             record_part = stack.enter_context(atomic_path(folder / RECORD))
             parts = {mask: stack.enter_context(atomic_path(mask))}
-            write(segmentation, parts[mask])
+            findings: tuple[Finding, ...] = ()
+            if settings.output_type == "nifti":
+                write(segmentation, parts[mask])
+            else:
+                findings = write_onto_source(segmentation, parts[mask], settings.output_type, source, algorithm)
             if settings.statistics:
                 path = folder / STATISTICS
                 parts[path] = stack.enter_context(atomic_path(path))
@@ -62,7 +74,7 @@ def publish(
                 path = folder / PREVIEW
                 parts[path] = stack.enter_context(atomic_path(path))
                 preview(volume, segmentation, labels).save(parts[path], format="PNG")
-            made = record(tuple(_output(path, part, folder) for path, part in parts.items()))
+            made = record(tuple(_output(path, part, folder) for path, part in parts.items()), findings)
             record_part.write_text(made.to_json(), encoding="utf-8")
         # What a run with other settings left here would now stand beside a mask that it does not describe.
         for path in {folder / STATISTICS, folder / PREVIEW} - parts.keys():

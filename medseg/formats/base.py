@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,40 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medseg.errors import GeometryError, InputError, MedsegError, ResourceError
+from medseg.geometry import Geometry
 from medseg.study import Finding, Series, Study
 from medseg.volume import Segmentation, Volume
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made a segmentation: the name and version that a file shall bear.
+
+    Attributes:
+        automatic: Whether no person took part; False where it is not known.
+    """
+
+    name: str
+    version: str
+    automatic: bool = True
+
+
+@dataclass(frozen=True)
+class Onto:
+    """How labels are wanted that are stored without a grid, or on a part of one.
+
+    Attributes:
+        geometry: The grid on which to put them; None for the file's own.
+        source: Files of the series that they belong to, to compare with what the file refers to.
+        names: The labels to read; all where none is named.
+    """
+
+    geometry: Geometry | None = None
+    source: tuple[Path, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+Writer = Callable[[Segmentation, Path, Sequence[Path], Algorithm], tuple[Finding, ...]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +60,8 @@ class Format:
         read_segmentation: The labels of one candidate; None if the format holds intensities alone.
         write: Writes labels to a path with one of `suffixes`; None if the format is only read.
         suffixes: Endings that `write` takes, the customary one first.
+        read_onto: Instead of `read_segmentation` for a format that holds labels alone; such a file is no scan.
+        outputs: Writers by output type that need the series which was segmented.
     """
 
     name: str
@@ -37,6 +71,8 @@ class Format:
     read_segmentation: Callable[[Series], Segmentation] | None = None
     write: Callable[[Segmentation, Path], None] | None = None
     suffixes: tuple[str, ...] = ()
+    read_onto: Callable[[Series, Onto], Segmentation] | None = None
+    outputs: Mapping[str, Writer] = field(default_factory=dict)
 
 
 def shown(found: Path | str) -> str:

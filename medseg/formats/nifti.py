@@ -25,8 +25,11 @@ from pydantic import ValidationError
 from medseg.atomic import atomic_path
 from medseg.errors import InputError, MedsegError
 from medseg.formats.base import Format, allocate, as_labels, by, check_intensities, refused, shown
+from medseg.formats.check import confirm, confirm_nifti
 from medseg.formats.files import GZIP_MAGIC
 from medseg.formats.nifti_header import NiftiHeader, NotNiftiError, looks_like_nifti, parse_header
+from medseg.formats.planes import Planes
+from medseg.geometry import Geometry
 from medseg.labels import LabelSet
 from medseg.study import Finding, Series, Study
 from medseg.volume import Segmentation, Volume
@@ -96,6 +99,17 @@ def write(segmentation: Segmentation, path: Path) -> None:
         image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, names.encode("ascii")))
     with atomic_path(path) as part:
         image.to_filename(part)
+        _confirm(part, path, array, geometry)
+
+
+def _confirm(part: Path, path: Path, array: NDArray[Any], geometry: Geometry) -> None:
+    """Read a file back, by SimpleITK if that takes such a grid: it refuses shears, and NIfTI-2's sizes."""
+    wanted = (array.transpose(2, 1, 0), Planes.of(geometry))
+    if geometry.is_orthogonal and max(geometry.shape) <= _LARGEST_NIFTI1_SIZE:
+        confirm_nifti(part, path, *wanted)
+    else:
+        found, header = _voxels(part, None)
+        confirm(path, wanted, (found.transpose(2, 1, 0), Planes.of(header.geometry)))
 
 
 NIFTI = Format(_NAME, recognises, scan, read, read_segmentation, write, suffixes=(".nii.gz", ".nii"))

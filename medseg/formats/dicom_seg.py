@@ -1,0 +1,94 @@
+"""DICOM Segmentation: labels alone, on slices of the series that was segmented (BINARY, FRACTIONAL and LABELMAP).
+
+A label without a code is written as SNOMED CT 85756007 "Tissue"; the category is 123037004 "Anatomical Structure", or
+49755003 "Morphologically Abnormal Structure" for codes such as that of a neoplasm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Never
+
+from medseg.errors import GeometryError, InputError, MedsegError
+from medseg.formats.base import Format, Onto, refused, shown
+from medseg.formats.dicom_derived import sop_class, tie
+from medseg.formats.dicom_seg_read import read_frames, read_outline
+from medseg.formats.dicom_seg_write import write_binary, write_labelmap
+from medseg.formats.dicom_source import read_source
+from medseg.formats.planes import aligned, spread
+from medseg.study import Finding, Series, Study
+from medseg.volume import Segmentation
+
+RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
+
+_NAME = "dicom-seg"
+_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+
+
+def recognises(path: Path, head: bytes) -> bool:
+    """Whether a file is a DICOM SEG, by the SOP class that its first bytes name."""
+    return sop_class(head) in _CLASSES
+
+
+def scan(paths: Sequence[Path]) -> Study:
+    """Read the header of every file."""
+    return Study(tuple(_series(path) for path in paths))
+
+
+def read(series: Series, frame: int | None) -> Never:
+    """Refuse: there are no intensities."""
+    raise InputError(f"{shown(series.paths[0])}: a DICOM segmentation holds labels, not a scan; give the series.")
+
+
+def read_onto(series: Series, onto: Onto) -> Segmentation:
+    """Read labels onto a grid, or onto their own, which reaches only as far as there are frames."""
+    path = series.paths[0]
+    frames = read_frames(path, onto.names)
+    source = read_source(onto.source) if onto.source else None
+    findings = frames.findings + tie(path, source, frames.outline.instances, frames.outline.frame_of_reference)
+    if onto.geometry is not None:
+        if not aligned(frames.planes, onto.geometry):
+            text = "The segmentation's voxels are not those of the grid; each voxel got the nearest one's label."
+            findings = (*findings, Finding(RESAMPLED, text))
+        array = spread(frames.labels, frames.planes, onto.geometry)
+        if frames.labels.any() and not array.any():
+            raise GeometryError(
+                f"{shown(path)}: the segmentation and the grid ({onto.geometry}) have no labelled voxel in common;"
+                " give the series that it was made from."
+            )
+        return Segmentation(array, onto.geometry, frames.names, findings)
+    try:
+        geometry, places = frames.planes.grid()
+    except GeometryError as error:
+        raise GeometryError(f"{shown(path)}: {error}") from None
+    array = spread(frames.labels, frames.planes, geometry) if len(places) < geometry.shape[2] else frames.labels.T
+    return Segmentation(array, geometry, frames.names, findings)
+
+
+def read_segmentation(series: Series) -> Segmentation:
+    """Read labels onto their own grid."""
+    return read_onto(series, Onto())
+
+
+DICOM_SEG = Format(
+    _NAME,
+    recognises,
+    scan,
+    read,
+    read_segmentation,
+    read_onto=read_onto,
+    outputs={"dicom-seg": write_labelmap, "dicom-seg-binary": write_binary},
+)
+
+
+def _series(path: Path) -> Series:
+    try:
+        planes = read_outline(path).planes
+    except MedsegError as error:
+        return refused((path,), _NAME, error)
+    try:
+        geometry = planes.grid()[0]
+    except GeometryError:  # without a grid of its own it can still be put onto its source's
+        return Series((path,), _NAME, modality="SEG")
+    return Series((path,), _NAME, shape=geometry.shape, spacing_mm=geometry.spacing_mm, modality="SEG")
