@@ -100,7 +100,9 @@ def test_shared_validation_cases_reproduce_the_card_s_dice(model, shared_data):
         reference = read_segmentation(folder / "labelsTr" / f"{case}.nii.gz")
         found = dice_of(reference, segment(read(folder / "imagesTr" / f"{case}.nii.gz"), model), info.labels)
         for index, value in found.items():
-            assert value == pytest.approx(info.metrics["validation_dice_per_case"][case][info.labels[index].name], abs=5e-3)
+            assert value == pytest.approx(
+                info.metrics["validation_dice_per_case"][case][info.labels[index].name], abs=5e-3
+            )
 
 
 def test_scan_flipped_and_permuted_gives_the_same_structure_in_world_space(model, scan):
