@@ -14,10 +14,9 @@ from medseg.formats import read_segmentation
 from medseg.geometry import Geometry
 from medseg.inference import Progress, predict, resample, silent
 from medseg.labels import LabelSet
-from medseg.metrics import confusion
 from medseg.model import Model
 from medseg.prepare import prepare, prepare_labels
-from medseg.report import Report, reoriented, report_names
+from medseg.report import Measuring, Report, mapped, reoriented
 from medseg.study import Finding
 from medseg.volume import Segmentation, Slab, Volume
 
@@ -83,7 +82,11 @@ def label(
 
 
 def evaluate(
-    reference: Segmentation | Path | str, prediction: Segmentation | Path | str, *, resample: bool = False
+    reference: Segmentation | Path | str,
+    prediction: Segmentation | Path | str,
+    *,
+    resample: bool = False,
+    measuring: Measuring = Measuring(),
 ) -> Report:
     """Measure how well a prediction agrees with its reference, label by label.
 
@@ -91,22 +94,32 @@ def evaluate(
         reference: What counts as right, or its file.
         prediction: On the same grid, whatever the order of its axes.
         resample: Bring a prediction on another grid onto the reference's by nearest neighbour, instead of refusing it.
+        measuring: Metrics, tolerance, merged and ignored labels.
 
     Raises:
         GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
         InputError: If a file cannot be read, or holds no labels.
+        ConfigError: If a metric or a label is named that there is not.
     """
     reference, prediction = (
         one if isinstance(one, Segmentation) else read_segmentation(one) for one in (reference, prediction)
     )
-    aligned = reoriented(prediction, to=reference.geometry)
-    if aligned is None:
-        if not resample:
-            raise GeometryError(
-                f"The grids differ: the prediction has {prediction.geometry}, the reference {reference.geometry};"
-                " compare on the reference's grid with --resample (resample=True)."
-            )
-        aligned = prepare_labels(prediction, reference.geometry)
-    names, findings = report_names(reference.labels, prediction.labels)
-    pairs = confusion(reference.array, aligned.array, indices=tuple(names))
-    return Report.from_confusion(pairs, reference.geometry, names, findings)
+    aligned = align(prediction, reference.geometry, resample=resample)
+    return Report.of(reference, mapped(aligned, measuring.mapping, reference.labels), measuring)
+
+
+def align(prediction: Segmentation, grid: Geometry, *, resample: bool) -> Segmentation:
+    """Bring a prediction onto its reference's grid.
+
+    Raises:
+        GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
+    """
+    aligned = reoriented(prediction, to=grid)
+    if aligned is not None:
+        return aligned
+    if not resample:
+        raise GeometryError(
+            f"The grids differ: the prediction has {prediction.geometry}, the reference {grid};"
+            " compare on the reference's grid with --resample (resample=True)."
+        )
+    return prepare_labels(prediction, grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +66,13 @@ class Comparison:
         self._arrays = reference.transpose(order), prediction.transpose(order)
         self._ignore = ignore
         self._surfaces: dict[tuple[int, Convention], SurfaceDistances] = {}
+
+    def of(self, regions: Sequence[tuple[int, ...]]) -> Comparison:
+        """The same arrays, already counted, with other regions."""
+        other = copy(self)
+        other.__dict__.pop("counts", None)
+        other.regions, other._surfaces = tuple(regions), {}
+        return other
 
     @cached_property
     def counts(self) -> Counts:
