@@ -86,7 +86,7 @@ def evaluate(
     prediction: Segmentation | Path | str,
     *,
     resample: bool = False,
-    measuring: Measuring = Measuring(),
+    measuring: Measuring | None = None,
 ) -> Report:
     """Measure how well a prediction agrees with its reference, label by label.
 
@@ -94,7 +94,7 @@ def evaluate(
         reference: What counts as right, or its file.
         prediction: On the same grid, whatever the order of its axes.
         resample: Bring a prediction on another grid onto the reference's by nearest neighbour, instead of refusing it.
-        measuring: Metrics, tolerance, merged and ignored labels.
+        measuring: Metrics, tolerance, merged and ignored labels; the defaults of `Measuring`.
 
     Raises:
         GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
@@ -104,6 +104,7 @@ def evaluate(
     reference, prediction = (
         one if isinstance(one, Segmentation) else read_segmentation(one) for one in (reference, prediction)
     )
+    measuring = measuring or Measuring()
     aligned = align(prediction, reference.geometry, resample=resample)
     return Report.of(reference, mapped(aligned, measuring.mapping, reference.labels), measuring)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +176,7 @@ def _codes(mask: Mask) -> NDArray[np.uint8]:
 
 def _between(reference: Mask, prediction: Mask, spacing: Distances) -> tuple[Distances, Distances]:
     """Distances of the points of either surface to the other, in the order of the points."""
-    places = [np.argwhere(surface) for surface in (reference, prediction)]
+    places: list[NDArray[Any]] = [np.argwhere(surface) for surface in (reference, prediction)]
     found = []
     for ours, theirs, own, other in ((*places, reference, prediction), (*places[::-1], prediction, reference)):
         lengths = np.full(len(ours), np.inf if len(theirs) == 0 else 0.0)
@@ -186,7 +186,8 @@ def _between(reference: Mask, prediction: Mask, spacing: Distances) -> tuple[Dis
             tree = cKDTree(theirs * spacing, balanced_tree=False)
             nearest = tree.query(ours[apart] * spacing)[1]
             # From whole steps, so that two voxels of 0.8 mm are 1.6 mm, no more: tolerances are often multiples.
-            lengths[apart] = np.sqrt((((ours[apart] - theirs[nearest]) * spacing) ** 2).sum(axis=1))
+            steps = (ours[apart] - theirs[nearest]).astype(np.float64)
+            lengths[apart] = np.linalg.norm(steps * spacing, axis=1)
         found.append(lengths)
     return found[0], found[1]
 

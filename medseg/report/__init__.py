@@ -2,8 +2,8 @@
 
 from medseg.report.align import reoriented
 from medseg.report.evaluation import Report, Row
-from medseg.report.measuring import Measuring, load_mapping, mapped
+from medseg.report.measuring import Measuring, mapped, measuring_of
 from medseg.report.picture import preview
 from medseg.report.structures import statistics
 
-__all__ = ["Measuring", "Report", "Row", "load_mapping", "mapped", "preview", "reoriented", "statistics"]
+__all__ = ["Measuring", "Report", "Row", "mapped", "measuring_of", "preview", "reoriented", "statistics"]

@@ -1,4 +1,4 @@
-"""What is to be measured, in the user's words: metrics, merged labels, labels that bear other numbers in the prediction."""
+"""What is to be measured, in the user's words: metrics, merged labels, and labels under other numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -66,6 +67,17 @@ class Measuring:
             members = [label_index(part.strip(), names) for part in parts.split("+")]
             regions[name.strip()] = tuple(dict.fromkeys(members))
         return regions
+
+
+def measuring_of(*, mapping: Path | None = None, metrics: str | None = None, **options: Any) -> Measuring:
+    """From what a command line gives: a mapping's file, names with commas in between, and `Measuring`'s own fields.
+
+    Raises:
+        ConfigError: If the mapping cannot be read.
+    """
+    if metrics is not None:
+        options["metrics"] = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    return Measuring(mapping=load_mapping(mapping) if mapping else {}, **options)
 
 
 def label_index(text: str, names: Mapping[int, str]) -> int:
