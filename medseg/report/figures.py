@@ -72,7 +72,7 @@ def bland_altman(title: str, reference_ml: Sequence[float], prediction_ml: Seque
     parts = [_axis(x, (first, last), (top, height - 32), "mean of both, ml")]
     parts += [_text(left - 6, y(tick) + 4, f"{tick:g}", "end", _SOFT) for tick in _ticks(low, high)]
     limits = ((bias, "", "bias"), (bias - spread, "5 4", "−1.96 sd"), (bias + spread, "5 4", "+1.96 sd"))
-    for value, dash, name in limits:
+    for value, dash, name in limits if spread else limits[:1]:
         parts.append(
             f'<line x1="{left}" x2="{_WIDTH - 12}" y1="{y(value)}" y2="{y(value)}" stroke="{_INK}" '
             f'stroke-dasharray="{dash}"/>'
