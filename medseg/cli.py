@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from medseg import __version__
+from medseg.cli_voc import voc
 from medseg.errors import BatchError, ConfigError, InputError, MedsegError
 from medseg.resources import resource_error
 
@@ -305,6 +306,9 @@ def models(architectures: bool, as_json: bool) -> None:
 
     content = models_json(with_models=not architectures)
     click.echo(json.dumps(content) if as_json else models_text(content))
+
+
+main.add_command(voc)
 
 
 def _silence_libraries(verbose: bool) -> None:

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from medseg.cli import main
 from medseg.report.cohort import confidence, holm
+from medseg.report.measuring import label_index
 from medseg.report.privacy import shown_names
 from tests.tiny import files_below
 
@@ -126,8 +127,6 @@ def test_mapping_file_translates_the_predictions_numbers(tmp_path):
 
 
 def test_mapping_takes_a_name_before_a_number():
-    from medseg.report.measuring import label_index
-
     assert label_index("7", {1: "liver", 2: "7"}) == 2
     assert label_index("7", {1: "liver"}) == 7
     assert label_index("Liver", {1: "liver"}) == 1
