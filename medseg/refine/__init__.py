@@ -1,1 +1,9 @@
 """Refiners: slabs of scores in, better slabs of scores out."""
+
+from medseg.refine.crf import MeanField as MeanField
+from medseg.refine.crf import dense_crf as dense_crf
+from medseg.refine.presets import PRESETS as PRESETS
+from medseg.refine.presets import CrfSettings as CrfSettings
+from medseg.refine.pruning import Pruning as Pruning
+from medseg.refine.streaming import Refiner as Refiner
+from medseg.refine.streaming import crf_refiner as crf_refiner

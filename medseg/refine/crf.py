@@ -1,0 +1,246 @@
+"""Fully connected CRFs (Krähenbühl and Koltun, NeurIPS 2011) and CRF-RNN (Zheng et al., ICCV 2015)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medseg.refine.checks import check_crf
+from medseg.refine.gaussian import SmoothnessFilter
+from medseg.refine.grid import BilateralGrid, plan_grid
+from medseg.refine.lattice import ACCURATE, USUAL, Lattice
+from medseg.refine.operators import Kernel, Normalization, Operator, normalised
+from medseg.refine.pruning import plan_pruning
+from medseg.refine.window import LARGEST_WINDOW, WindowFilter, reach_voxels
+
+_log = logging.getLogger(__name__)
+
+
+def dense_crf(
+    probabilities: Tensor,
+    image: Tensor,
+    *,
+    spacing_mm: Sequence[float],
+    smoothness_weight: float | Tensor,
+    smoothness_sd_mm: float,
+    appearance_weight: float | Tensor,
+    appearance_sd_mm: float,
+    appearance_sd_value: float | Sequence[float],
+    compatibility: Literal["potts"] | Tensor = "potts",
+    iterations: int = 5,
+    normalization: Normalization = "symmetric",
+    accurate: bool = False,
+    prune: float = 0.0,
+) -> Tensor:
+    """Refine label probabilities with a fully connected CRF whose kernels are Gaussians in mm and intensity.
+
+    The mean field of Krähenbühl and Koltun (2011) in pydensecrf's convention: with U = -log p and Q = softmax(-U), it
+    repeats Q ← softmax(-U - μ · Σ w·n·K(n·Q)) with n = 1/√(K1), the self term included. For "potts", where μ is 1 off
+    the diagonal, that is softmax(-U + Σ w·n·K(n·Q)). The smoothness kernel is an exact Gaussian; the appearance kernel
+    is a bilateral grid for an image of one channel and a permutohedral lattice for several.
+
+    Differentiable in `probabilities`, both weights and `compatibility`; the image is constant.
+
+    Args:
+        probabilities: (L, *space), two or three spatial axes, at least two labels, summing to one over the labels.
+            Zeros are raised to the smallest normal number.
+        image: (C, *space), any range of intensities.
+        spacing_mm: Distance between voxel centres along every spatial axis.
+        smoothness_weight: Of exp(-|Δp|²/2sd²).
+        smoothness_sd_mm: Its standard deviation.
+        appearance_weight: Of exp(-|Δp|²/2sd² - |Δv|²/2sd_v²).
+        appearance_sd_mm: Its standard deviation in space.
+        appearance_sd_value: Its standard deviation in the image's intensities, one for all channels or one for each.
+        compatibility: "potts", or (L, L) where entry (l, m) is the penalty of label l near label m; Potts is 1 - I.
+        iterations: Of the mean field.
+        normalization: "symmetric" as above; "before", "after" and "none" as in pydensecrf.
+        accurate: For several channels a finer lattice without missing vertices: slower, with a fraction of the error.
+        prune: Leave out labels that together stay below this probability everywhere (see `plan_pruning`); they come
+            back as zero. What was left out is logged. For Potts compatibility and constant weights.
+
+    Returns:
+        (L, *space), summing to one, of the type and on the device of `probabilities`.
+
+    Raises:
+        ValueError: If the tensors do not fit together, hold NaN, do not sum to one, have one label, or if a spacing or
+            standard deviation is not positive.
+    """
+    check_crf(
+        probabilities,
+        image,
+        spacing_mm=spacing_mm,
+        smoothness_sd_mm=smoothness_sd_mm,
+        appearance_sd_mm=appearance_sd_mm,
+        appearance_sd_value=appearance_sd_value,
+        compatibility=compatibility,
+        iterations=iterations,
+    )
+    dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
+    # MPS has no sparse matrices.
+    device = torch.device("cpu") if probabilities.device.type == "mps" else probabilities.device
+    p = probabilities.to(device, dtype).flatten(1)
+    smoothness, appearance = pairwise_kernels(
+        image.detach().to(device, dtype),
+        smoothness_sd_voxels=[smoothness_sd_mm / s for s in spacing_mm],
+        appearance_sd_voxels=[appearance_sd_mm / s for s in spacing_mm],
+        appearance_sd_value=appearance_sd_value,
+        normalization=normalization,
+        accurate=accurate,
+    )
+    kernels = [(smoothness_weight, smoothness), (appearance_weight, appearance)]
+    kept = None
+    if prune > 0 and isinstance(compatibility, str):
+        pruning = plan_pruning(p.detach(), kernels, iterations, prune)
+        kept = list(pruning.kept)
+        _log.info("CRF keeps %d of %d labels; the others stay below %.2g.", len(kept), len(p), pruning.bound)
+    penalty = None if isinstance(compatibility, str) else compatibility.to(device, dtype)
+    q = mean_field(p if kept is None else p[kept], kernels, penalty, iterations)
+    if kept is not None:
+        q = torch.zeros_like(p).index_copy(0, torch.tensor(kept, device=device), q)
+    return q.reshape(probabilities.shape).to(probabilities)
+
+
+def mean_field(
+    probabilities: Float[Tensor, "labels pixels"],
+    kernels: Sequence[tuple[float | Tensor, Kernel]],
+    penalty: Float[Tensor, "labels labels"] | None,
+    iterations: int,
+) -> Float[Tensor, "labels pixels"]:
+    """The iterations of `dense_crf`; a penalty of None is Potts. Probabilities are normalised over their labels."""
+    log_p = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+    q = log_p.softmax(0)
+    for _ in range(iterations):
+        message = torch.stack([weight * kernel(q) for weight, kernel in kernels]).sum(0)
+        q = (log_p + message if penalty is None else log_p - penalty @ message).softmax(0)
+    return q
+
+
+def pairwise_kernels(
+    image: Float[Tensor, "channels ..."],
+    *,
+    smoothness_sd_voxels: Sequence[float],
+    appearance_sd_voxels: Sequence[float],
+    appearance_sd_value: float | Sequence[float],
+    normalization: Normalization,
+    accurate: bool = False,
+) -> tuple[Kernel, Kernel]:
+    """The smoothness and the appearance kernel of one image, built once for all labels and iterations."""
+    shape = image.shape[1:]
+    smoothness = SmoothnessFilter(shape, smoothness_sd_voxels, image.dtype, image.device)
+    appearance = appearance_operator(image, appearance_sd_voxels, appearance_sd_value, accurate)
+    ones = torch.ones(1, math.prod(shape), dtype=image.dtype, device=image.device)
+    return normalised(smoothness, ones, normalization), normalised(appearance, ones, normalization)
+
+
+def appearance_operator(
+    image: Float[Tensor, "channels ..."],
+    sd_voxels: Sequence[float],
+    sd_value: float | Sequence[float],
+    accurate: bool,
+) -> Operator:
+    """Written-out windows for a small sd, a bilateral grid for one channel, a permutohedral lattice for several."""
+    channels, shape = image.shape[0], image.shape[1:]
+    sds = [float(sd_value)] * channels if isinstance(sd_value, int | float) else [float(sd) for sd in sd_value]
+    reach = reach_voxels(shape, sd_voxels)
+    small = math.prod(2 * r + 1 for r in reach) <= LARGEST_WINDOW
+    if channels == 1 and not small:
+        axes = plan_grid(shape, sd_voxels, float(image.amax() - image.amin()), sds[0])
+        if axes is not None:
+            return BilateralGrid(image, axes)
+    features = _features(image, sd_voxels, sds)
+    if small:
+        return WindowFilter(features, reach, image.dtype)
+    # An axis of one voxel would cost a dimension of the lattice for nothing.
+    varying = [n > 1 for n in shape] + [True] * channels
+    return Lattice(features.flatten(1)[varying], image.dtype, ACCURATE if accurate or channels == 1 else USUAL)
+
+
+def _features(
+    image: Float[Tensor, "channels ..."], sd_voxels: Sequence[float], sd_values: Sequence[float]
+) -> Float[Tensor, "features ..."]:
+    """Positions and intensities in units of their sd, in float64: intensities may lie far from zero."""
+    shape = image.shape[1:]
+    axes = [
+        torch.arange(n, dtype=torch.float64, device=image.device) / sd for n, sd in zip(shape, sd_voxels, strict=True)
+    ]
+    values = [(channel - channel.amin()).double() / sd for channel, sd in zip(image, sd_values, strict=True)]
+    return torch.stack((*torch.meshgrid(*axes, indexing="ij"), *values))
+
+
+class MeanField(nn.Module):
+    """A dense CRF as a layer whose weights are learnt with the network below it (CRF-RNN).
+
+    Its kernels and first weights are the paper's: 3 · I for the spatial and 5 · I for the bilateral kernel, Potts
+    compatibility, each message divided by its kernel's mass.
+
+    Args:
+        num_classes: C.
+        iterations: In training.
+        eval_iterations: In prediction.
+        spatial_sd: Of the spatial kernel, in voxels.
+        bilateral_sd: Of the bilateral kernel in space, in voxels.
+        bilateral_sd_value: Of the bilateral kernel in intensity; the paper's 3 is for images of 0-255.
+        normalization: Of the messages.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        iterations: int = 5,
+        *,
+        eval_iterations: int = 10,
+        spatial_sd: float = 3.0,
+        bilateral_sd: float = 160.0,
+        bilateral_sd_value: float = 3.0,
+        normalization: Normalization = "after",
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"A CRF over {num_classes} class has nothing to choose from; it needs at least two.")
+        self.iterations = iterations
+        self.eval_iterations = eval_iterations
+        self.spatial_sd = spatial_sd
+        self.bilateral_sd = bilateral_sd
+        self.bilateral_sd_value = bilateral_sd_value
+        self.normalization = normalization
+        self.spatial_weights = nn.Parameter(3.0 * torch.eye(num_classes))
+        self.bilateral_weights = nn.Parameter(5.0 * torch.eye(num_classes))
+        self.compatibility = nn.Parameter(1.0 - torch.eye(num_classes))
+
+    def forward(
+        self, unary_logits: Float[Tensor, "batch classes *space"], image: Float[Tensor, "batch channels *space"]
+    ) -> Float[Tensor, "batch classes *space"]:
+        """Refined logits.
+
+        Args:
+            unary_logits: The network's, (B, C, *space).
+            image: (B, channels, *space) in the intensities that `bilateral_sd_value` is meant for; constant.
+        """
+        return torch.stack([self._refine(u, i) for u, i in zip(unary_logits, image, strict=True)])
+
+    def _refine(
+        self, unary: Float[Tensor, "classes ..."], image: Float[Tensor, "channels ..."]
+    ) -> Float[Tensor, "classes ..."]:
+        # Autocast would run the messages in half precision, in which their sums over thousands of pixels overflow.
+        with torch.autocast(unary.device.type, enabled=False):
+            dtype = torch.float64 if unary.dtype == torch.float64 else torch.float32
+            spatial, bilateral = pairwise_kernels(
+                image.detach().to(dtype),
+                smoothness_sd_voxels=[self.spatial_sd] * (image.ndim - 1),
+                appearance_sd_voxels=[self.bilateral_sd] * (image.ndim - 1),
+                appearance_sd_value=self.bilateral_sd_value,
+                normalization=self.normalization,
+            )
+            logits = unary.to(dtype).reshape(unary.shape[0], -1)
+            refined = logits
+            for _ in range(self.iterations if self.training else self.eval_iterations):
+                q = refined.softmax(0)
+                message = self.spatial_weights @ spatial(q) + self.bilateral_weights @ bilateral(q)
+                refined = logits - self.compatibility @ message
+            return refined.reshape(unary.shape)
