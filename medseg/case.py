@@ -175,7 +175,13 @@ class Predictor:
                 )
 
             folder, made = publish(
-                volume, segmentation, mask=case.mask, preferred=case.folder, settings=self.settings, record=record
+                volume,
+                segmentation,
+                mask=case.mask,
+                preferred=case.folder,
+                settings=self.settings,
+                about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
+                record=record,
             )
             return Result(case, state, folder, made)
 

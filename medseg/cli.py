@@ -90,6 +90,7 @@ def main() -> None:
 @click.option("--output-type", metavar="TYPE", help="nifti")
 @click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
 @click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
+@click.option("--report/--no-report", default=None, help="Write report.html (default: no).")
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
 @click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
 @click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
@@ -119,6 +120,7 @@ def predict(
       scan_seg.nii.gz    labels on the scan's own grid
       statistics.json    volume, voxels, mean intensity of every label
       preview.png        three slices with contours
+      report.html        all of it to read and look at, with --report
       run.json           hashes, versions, settings, findings, seconds
     Where:
       no -o              scan_seg.nii.gz beside the scan (a DICOM series: beside
@@ -309,6 +311,8 @@ def models(architectures: bool, as_json: bool) -> None:
 
 
 main.add_command(voc)
+for _command in (voc, *voc.commands.values()):
+    _command.epilog = EXIT_CODES
 
 
 def _silence_libraries(verbose: bool) -> None:

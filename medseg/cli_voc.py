@@ -78,3 +78,31 @@ def evaluate(root: Path, split: str, architecture: str, weights: Path, conventio
         click.echo(json.dumps({"architecture": architecture, "split": split, **result.to_json()}))
     else:
         click.echo(result_text(result, architecture, split))
+
+
+@voc.command("train")
+@click.argument("config", type=_FILE)
+@click.option("--root", type=_FILE, required=True, help="VOCdevkit/VOC2012, or a data set in its layout.")
+@click.option("-o", "--output", type=_FILE, help="Folder of the weights (default: runs/voc-NAME of the file).")
+@click.option("--weights", "initial", type=_FILE, help="Weights to start from, such as ImageNet's.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Instead of the schedule's.")
+@click.option("--split", help="Instead of the schedule's list.")
+@click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
+@click.option("--quiet", is_flag=True, help="Errors only.")
+def train(config: Path, root: Path, output: Path | None, split: str | None, quiet: bool, **options: Any) -> None:
+    """Train a network by its paper's schedule (configs/voc).
+
+    Prints the file of weights, which `medseg voc evaluate --weights` takes.
+    """
+    from medseg.config import load_config
+    from medseg.devices import choose_device
+    from medseg.voc.schedule import VocSchedule
+    from medseg.voc.train import train_voc
+
+    options["device"] = choose_device(options["device"])
+    schedule = load_config(config, VocSchedule)
+    if split is not None:
+        schedule = schedule.model_copy(update={"split": split})
+    weights = train_voc(schedule, root, output or Path("runs") / f"voc-{config.stem}", progress=not quiet, **options)
+    if not quiet:
+        click.echo(weights)

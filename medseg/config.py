@@ -253,6 +253,7 @@ class PredictConfig(Settings):
     output_type: Literal["nifti"] = "nifti"
     statistics: bool = True
     preview: bool = True
+    report: bool = False
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -27,7 +27,7 @@ SUMMARY, METRICS_CSV, PAGE = "summary.json", "metrics.csv", "report.html"
 
 _MASK = "_seg"  # what `medseg predict` adds to a scan's name
 _OTHERS = {".json", ".csv", ".txt", ".html", ".md", ".yaml", ".yml", ".pkl", ".npz", ".log"}
-_PREVIEWS = {"preview"}
+_PREVIEWS = {"preview"}  # of `medseg predict`
 _MOST_PICTURES = 60  # of the worst cases; more would make a page that no phone opens
 
 

@@ -21,7 +21,7 @@ from medseg.metrics.overlap import (
     specificity,
 )
 from medseg.metrics.surface import SurfaceDistances, average_distance, hausdorff, surface_dice, surface_distances
-from medseg.metrics.table import METRICS, Metric, measure
+from medseg.metrics.table import METRICS, Metric, measure, measure_slices
 
 __all__ = [
     "METRICS",
@@ -42,6 +42,7 @@ __all__ = [
     "lesion_f1",
     "mean_iou",
     "measure",
+    "measure_slices",
     "pixel_accuracy",
     "precision",
     "sensitivity",

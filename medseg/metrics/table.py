@@ -12,7 +12,7 @@ from medseg.metrics import overlap
 from medseg.metrics.centreline import centreline_dice
 from medseg.metrics.comparison import Comparison, Mask
 from medseg.metrics.lesions import lesion_f1
-from medseg.metrics.overlap import Counted, Values
+from medseg.metrics.overlap import Counted, Labels, Values
 from medseg.metrics.surface import Convention, SurfaceDistances, average_distance, hausdorff, surface_dice
 
 NAN = float("nan")
@@ -53,6 +53,52 @@ class Metric:
 def measure(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str, Values]:
     """Values by metric's name: (n,) over the comparison's regions, or (1,) for a metric of the case."""
     return {metric.name: np.atleast_1d(metric.function(comparison)) for metric in metrics}
+
+
+def measure_slices(
+    reference: Labels,
+    prediction: Labels,
+    spacing_mm: Sequence[float],
+    metrics: Sequence[Metric],
+    *,
+    regions: Sequence[tuple[int, ...]],
+    axis: int = 2,
+    ignore: int | None = None,
+    tolerance_mm: float = 1.0,
+) -> dict[str, Values]:
+    """Measure every plane for itself, as 2D data sets are scored.
+
+    Args:
+        reference: Labels of three axes.
+        prediction: Labels of the same shape.
+        spacing_mm: Distance between voxel centres along each axis.
+        metrics: Rows of `METRICS`.
+        regions: What to measure in every plane.
+        axis: The axis that planes follow one another along.
+        ignore: Voxels with this label in the reference take no part.
+        tolerance_mm: Of the surface Dice.
+
+    Returns:
+        Values by metric's name: (planes, n) over the regions, or (planes, 1) for a metric of the case. A plane in which
+        neither has a label counts for it as absent in both.
+    """
+    inside = [spacing for n, spacing in enumerate(spacing_mm) if n != axis]
+    planes = [
+        measure(
+            Comparison(
+                np.take(reference, place, axis),
+                np.take(prediction, place, axis),
+                inside,
+                regions=regions,
+                ignore=ignore,
+                tolerance_mm=tolerance_mm,
+                voxel_mm3=float(np.prod(spacing_mm)),
+            ),
+            metrics,
+        )
+        for place in range(reference.shape[axis])
+    ]
+    return {metric.name: np.stack([plane[metric.name] for plane in planes]) for metric in metrics}
 
 
 def _counted(function: Callable[[Counted], Values]) -> Callable[[Comparison], Values]:

@@ -39,10 +39,13 @@ class Normalised(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("sd", torch.tensor(sd).view(1, 3, 1, 1), persistent=False)
 
+    def prepared(self, x: Tensor) -> Tensor:
+        """Photos (B, 3, rows, columns) as the network knows them."""
+        return ((x.flip(1) if self._reverse else x) * self._factor - self.mean) / self.sd
+
     def forward(self, x: Tensor) -> Tensor:
         """Photos (B, 3, rows, columns) to logits of the same size."""
-        photo = (x.flip(1) if self._reverse else x) * self._factor
-        logits: Tensor = self.network((photo - self.mean) / self.sd)
+        logits: Tensor = self.network(self.prepared(x))
         return logits
 
 
@@ -72,15 +75,35 @@ def voc_model(architecture: str, weights: Path, convention: Convention, settings
         sha256="",
     )
     network = build_network(info)
+    load_state(network, weights)
+    info = info.model_copy(update={"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()})
+    return Model(info, Normalised(network, convention).eval(), info.windows)
+
+
+def load_state(network: nn.Module, weights: Path, *, partly: bool = False) -> None:
+    """Load weights from a file into a network.
+
+    Args:
+        network: Changed in place.
+        weights: A state in safetensors or PyTorch's format, which is read without running code from it.
+        partly: Whether to leave alone what the file does not have, or has in another shape.
+
+    Raises:
+        ModelError: If the file cannot be read or does not fit.
+    """
     try:
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        network.load_state_dict(_state(weights))
+        state = _state(weights)
+        if partly:
+            own = network.state_dict()
+            state = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+            if not state:
+                raise ValueError("no layer of it is in the network")
+        network.load_state_dict(state, strict=not partly)
     except OSError as error:
         raise ModelError(f"{weights}: cannot be read ({error.__class__.__name__}); give a file of weights.") from None
     except (RuntimeError, SafetensorError, ValueError) as error:
-        raise ModelError(f"{weights}: does not fit {architecture}: {' '.join(str(error).split())[:300]}") from None
-    info = info.model_copy(update={"sha256": digest})
-    return Model(info, Normalised(network, convention).eval(), info.windows)
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{weights}: does not fit {network.__class__.__name__}: {reason}") from None
 
 
 def _state(path: Path) -> dict[str, Tensor]:

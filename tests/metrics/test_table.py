@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medseg.errors import ConfigError
-from medseg.metrics import METRICS, Comparison, measure
+from medseg.metrics import METRICS, Comparison, measure, measure_slices
 
 OF_LABELS = [metric for metric in METRICS if metric.per == "label"]
 SPACING_MM = (1.0, 2.0, 0.5)
@@ -98,3 +98,14 @@ def test_volume_follows_the_voxels_own_volume_where_the_grid_is_sheared() -> Non
 def test_spacing_and_tolerance_that_make_no_sense_are_refused(spacing_mm, tolerance_mm) -> None:
     with pytest.raises(ConfigError, match="positive spacing"):
         Comparison(cube(), cube(), spacing_mm, tolerance_mm=tolerance_mm)
+
+
+def test_slices_are_measured_each_for_itself_in_its_plane() -> None:
+    prediction = cube()
+    prediction[:, :, 8] = cube(3)[:, :, 8]
+    values = measure_slices(cube(), prediction, SPACING_MM, METRICS, regions=[(1,)])
+    dice, distance = values["dice"][:, 0], values["hausdorff_mm"][:, 0]
+    assert (dice[7], dice[8]) == (1, pytest.approx(1 - 3 / 8))
+    assert np.isnan(dice[0])
+    assert (distance[7], distance[8]) == (0, 3)
+    assert values["reference_ml"][8, 0] == pytest.approx(64 / 1000)

@@ -6,6 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from medseg.cli import main
+from medseg.geometry import Geometry
+from medseg.labels import LabelSet
+from medseg.report import preview, study_page
+from medseg.volume import Segmentation, Volume
 from tests.browser import in_browser
 
 EMBEDDED_FORMATS = ("data:", "#")
@@ -129,3 +133,23 @@ def test_page_fits_the_screen_and_every_control_and_picture_has_a_name(page, tmp
     assert found["unnamed"] == found["faint"] == []
     assert found["overflow"] <= 0
     assert (found["lang"], found["headings"]) == ("en", 1)
+
+
+def test_page_of_one_scan_draws_its_labels_without_an_error(tmp_path):
+    array = np.random.default_rng(0).normal(100, 10, (1, 20, 18, 12)).astype(np.float32)
+    numbers = np.zeros(array.shape[1:], dtype=np.uint8)
+    numbers[5:12, 5:12, 3:9] = 1
+    geometry = Geometry(numbers.shape, np.eye(4))
+    labels = LabelSet.from_names({1: "<i>kidney", 2: "never there"})
+    volume, segmentation = Volume(array, geometry), Segmentation(numbers, geometry, labels)
+    page = tmp_path / "report.html"
+    text = study_page(volume, segmentation, labels, picture=preview(volume, segmentation, labels))
+    page.write_text(text, encoding="utf-8")
+    assert "&lt;i&gt;kidney" in text
+    assert "<i>" not in text
+    script = """
+        const section = document.querySelector(".viewer");
+        await openViewer(section);
+        return {state: section.dataset.state, volumes: section.viewer.volumes.length};
+    """
+    assert in_browser(page, script, tmp_path) == {"state": "drawn", "volumes": 2, "problems": []}
