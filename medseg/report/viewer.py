@@ -60,9 +60,10 @@ def viewer_case(title: str, volume: Volume | None, masks: Sequence[tuple[str, Se
     # Two masks lie over each other: single colours tell which is which, where many colours tell the labels.
     colours = ("blue", "red") if len(masks) > 1 else ("actc",)
     for (name, mask), colour in zip(masks, colours, strict=True):
-        highest = float(max(1, int(mask.array.max(initial=0))))
-        low = 0.0 if len(masks) == 1 else 0.5
-        array = mask.array.astype(np.min_scalar_type(int(highest)))
+        # One colour for all labels of a mask, or a colour for each.
+        array = (mask.array > 0).astype(np.uint8) if len(masks) > 1 else mask.array
+        highest = float(max(1, int(array.max(initial=0))))
+        low = 0.5 if len(masks) > 1 else 0.0
         layers.append(Layer(f"{name} ({_COLOURS[colour]})", _nifti(array, geometry), colour, 0.5, low, highest))
     return ViewerCase(title, tuple(layers))
 
@@ -98,7 +99,9 @@ def viewer_html(cases: Sequence[ViewerCase]) -> str:
 <p><label>Case <select>{choices}</select></label>
 <button type="button" class="open">Open viewer</button>
 <button type="button" class="masks">Show or hide masks</button></p>
+<div class="screen">
 <canvas tabindex="0" width="640" height="420" aria-label="The viewer is not open yet"></canvas>
+</div>
 <p role="status" class="soft">The viewer needs WebGL 2 and opens on demand.</p>
 <script type="application/json" id="viewer-cases">{listed}</script>
 {_blob("niivue-program", program)}

@@ -98,12 +98,14 @@ def test_viewer_draws_the_scan_and_both_masks_without_an_error(page, tmp_path):
           if (r > b + 40) red++;
         }
         return {state: section.dataset.state, volumes: viewer.volumes.length, grey, blue, red,
+                behind: getComputedStyle(section).backgroundColor,
                 said: section.querySelector("[role=status]").textContent};
         """,
         tmp_path,
     )
     assert found["problems"] == []
     assert (found["state"], found["volumes"]) == ("drawn", 3)
+    assert found["behind"] == "rgba(0, 0, 0, 0)"  # the page's own, on which its text can be read
     assert min(found["grey"], found["blue"], found["red"]) > 100, found
 
 

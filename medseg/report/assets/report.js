@@ -34,7 +34,9 @@ async function openViewer(section) {
       document.head.append(script);
     }
     const viewer = section.viewer ?? new niivue.Niivue({
-      show3Dcrosshair: true, isColorbar: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "silent"});
+      isRadiologicalConvention: true, sagittalNoseLeft: true,  // as the pictures
+      crosshairWidth: 0.3, crosshairColor: [1, 1, 0, 0.8], multiplanarShowRender: 1,
+      isColorbar: false, loadingText: "", backColor: [0, 0, 0, 1], logLevel: "silent"});
     if (!section.viewer) {
       await viewer.attachToCanvas(canvas);
       section.viewer = viewer;
