@@ -186,6 +186,7 @@ class Predictor:
                 settings=self.settings,
                 source=source,
                 algorithm=Algorithm(choice.info.name, choice.info.card.version),
+                about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
                 record=record,
             )
             return Result(case, state, folder, made)

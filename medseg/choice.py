@@ -62,7 +62,7 @@ class Choice:
             "preparation": self.info.preparation.model_dump(mode="json"),
             "windows": self.windows.model_dump(mode="json"),
             "labels": {str(index): name for index, name in self.labels.names.items()},
-            **self.settings.model_dump(mode="json", include={"fast", "output_type", "statistics", "preview"}),
+            **self.settings.model_dump(mode="json", include={"fast", "output_type", "statistics", "preview", "report"}),
         }
 
 

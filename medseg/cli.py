@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from medseg import __version__
+from medseg.cli_evaluate import evaluate
+from medseg.cli_voc import voc
 from medseg.errors import BatchError, ConfigError, InputError, MedsegError
 from medseg.program import EXIT_CODES, Program, complain
 
@@ -49,6 +51,7 @@ def main() -> None:
 @click.option("--output-type", metavar="TYPE", help="nifti (default), dicom-seg, dicom-seg-binary, dicom-rtstruct.")
 @click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
 @click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
+@click.option("--report/--no-report", default=None, help="Write report.html (default: no).")
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
 @click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
 @click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
@@ -78,6 +81,7 @@ def predict(
       scan_seg.nii.gz    labels on the scan's own grid
       statistics.json    volume, voxels, mean intensity of every label
       preview.png        three slices with contours
+      report.html        all of it to read and look at, with --report
       run.json           hashes, versions, settings, findings, seconds
     Where:
       no -o              scan_seg.nii.gz beside the scan (a DICOM series: beside
@@ -187,31 +191,6 @@ def train(
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("reference", type=_FILE)
-@click.argument("prediction", type=_FILE)
-@click.option("--resample", is_flag=True, help="Bring the prediction onto the reference's grid (nearest).")
-@click.option("-o", "--output", type=_FILE, help="Also write the JSON here: a file, or a folder for summary.json.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout instead of the table.")
-def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | None, as_json: bool) -> None:
-    """Compare a label file with its reference: Dice and IoU.
-
-    Files whose axes are in another order are compared where they lie in space;
-    other grids need --resample. Names come from the files' headers.
-
-    \b
-    medseg evaluate truth.nii.gz scan_seg.nii.gz
-    """
-    _silence_libraries(verbose=False)
-    from medseg.atomic import write_text
-    from medseg.pipeline import evaluate as compare
-
-    report = compare(reference, prediction, resample=resample)
-    if output is not None:
-        write_text(output if output.suffix == ".json" else output / "summary.json", report.to_json() + "\n")
-    click.echo(report.to_json() if as_json else report.to_text())
-
-
-@main.command(epilog=EXIT_CODES)
 @click.argument("labels", type=_FILE)
 @click.argument("output", type=_FILE)
 @click.option("--source", metavar="SCAN", type=_FILE, help="The series that the labels belong to.")
@@ -276,6 +255,12 @@ def models(architectures: bool, as_json: bool) -> None:
 
     content = models_json(with_models=not architectures)
     click.echo(json.dumps(content) if as_json else models_text(content))
+
+
+main.add_command(evaluate)
+main.add_command(voc)
+for _command in (evaluate, voc, *voc.commands.values()):
+    _command.epilog = EXIT_CODES
 
 
 def _silence_libraries(verbose: bool) -> None:

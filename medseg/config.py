@@ -253,6 +253,7 @@ class PredictConfig(Settings):
     output_type: Literal["nifti", "dicom-seg", "dicom-seg-binary", "dicom-rtstruct"] = "nifti"
     statistics: bool = True
     preview: bool = True
+    report: bool = False
 
 
 S = TypeVar("S", bound=BaseModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from medseg.case import Case, Progress, Result
+    from medseg.report.cohort import Cohort
 
 _WIDTH = 80
 
@@ -205,6 +207,30 @@ def models_text(content: dict[str, Any]) -> str:
     lines.append("architectures:")
     lines += [f"  {a['name']:<20} {a['title']}, {a['year']}, {a['paper']}" for a in content["architectures"]]
     return "\n".join(lines)
+
+
+def evaluation_json(cohort: Cohort, alone: bool) -> str:
+    """One line: the report of two files, or the summary of two folders."""
+    from medseg.report.cohort import summary
+
+    if alone and cohort.done:
+        return cohort.done[0][1].to_json()
+    return json.dumps(summary(cohort), allow_nan=False)
+
+
+def evaluation_text(cohort: Cohort, alone: bool) -> str:
+    """The same for people, in 80 columns."""
+    if alone and cohort.done:
+        return cohort.done[0][1].to_text()
+    lines = [f"{'case':<52}  {'Dice':>8}  {'IoU':>8}"]
+    for name, report in cohort.done:
+        lines.append(f"{textwrap.shorten(name, 52):<52}  {report.mean_dice:>8.4f}  {report.mean_iou:>8.4f}")
+    lines.append(f"mean over {len(cohort.labels)} labels of {len(cohort.done)} cases")
+    lines[-1] = f"{lines[-1]:<52}  {cohort.mean_over_labels('dice'):>8.4f}  {cohort.mean_over_labels('iou'):>8.4f}"
+    lines += [f"failed: {case.name}: {case.error}" for case in cohort.cases if case.error]
+    lines += [f"no prediction: {name}" for name in cohort.missing]
+    lines += [f"no reference: {name}" for name in cohort.surplus]
+    return "\n".join([*lines, *(f"note: {finding}" for finding in cohort.findings)])
 
 
 def _bar() -> Bar:

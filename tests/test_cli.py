@@ -60,6 +60,20 @@ def test_predict_writes_four_files_and_names_model_and_mask(tmp_path, model):
     assert "tiny 1.0.0" in result.stdout
 
 
+def test_predict_report_is_one_page_with_volumes_findings_and_viewer(tmp_path, model):
+    scan = save_scan(tmp_path / "DOE^JANE.nii.gz")
+    result = medseg_command("predict", scan, "-o", tmp_path / "out", "--model", model, "--report", "--fast")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    for part in ("dim", "Volume, ml", "--fast", "tiny 1.0.0", "Open viewer", "data:image/png;base64"):
+        assert part in page
+    assert "JANE" not in page.partition("niivue-program")[0]
+    listed = json.loads((tmp_path / "out" / "run.json").read_text())["outputs"]
+    assert "report.html" in {output["name"] for output in listed}
+    medseg_command("predict", scan, "-o", tmp_path / "out", "--model", model)
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
 def test_predict_takes_i_and_writes_beside_the_scan_by_default(tmp_path, model):
     scan = save_scan(tmp_path / "scans" / "scan.nii.gz")
     options = ("--model", model, "--no-preview", "--no-statistics", "--quiet")
@@ -215,7 +229,8 @@ def test_evaluate_prints_a_table_json_and_writes_it(tmp_path, data):
     assert "1.0000" in medseg_command("evaluate", reference, reference).stdout
     result = medseg_command("evaluate", reference, reference, "--json", "-o", tmp_path / "out")
     assert json.loads(result.stdout)["mean"]["dice"] == 1
-    assert (tmp_path / "out" / "summary.json").read_text() == result.stdout
+    assert files_below(tmp_path / "out") == ["metrics.csv", "report.html", "summary.json"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["foreground_mean"]["Dice"] == 1
 
 
 def test_evaluate_refuses_other_grids_without_resample_with_4(tmp_path):
