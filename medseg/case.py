@@ -38,6 +38,7 @@ from medseg.model import Model, load_model
 from medseg.outputs import MASK_ENDINGS, is_mask, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
+from medseg.refine import crf_refiner
 from medseg.resources import peak_memory_mib, resource_error
 from medseg.study import Finding
 from medseg.volume import Segmentation, Volume
@@ -123,6 +124,8 @@ class Predictor:
         self.device = device
         self.frame = frame
         self._named = named(settings)
+        if settings.crf and settings.crf != "auto":
+            crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
         self._models: dict[Path, Model] = {}
 
     @property
@@ -199,7 +202,8 @@ class Predictor:
             self._models[choice.folder] = load_model(choice.folder)
         stages.lap("load")
         model = replace(self._models[choice.folder], windows=choice.windows)
-        segmentation = segment(volume, model, device=self.device, progress=progress)
+        refiners = [crf_refiner(choice.crf)] if choice.crf else []
+        segmentation = segment(volume, model, refiners=refiners, device=self.device, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)

@@ -48,6 +48,7 @@ def main() -> None:
 @click.option("--disable-tta", is_flag=True, default=None, help="No mirrored passes (test-time augmentation).")
 @click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25; labels may differ.")
 @click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only.")
+@click.option("--crf", is_flag=False, flag_value="auto", metavar="[PRESET]", help="Refine by a dense CRF.")
 @click.option("--output-type", metavar="TYPE", help="nifti (default), dicom-seg, dicom-seg-binary, dicom-rtstruct.")
 @click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
 @click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")

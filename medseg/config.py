@@ -250,6 +250,7 @@ class PredictConfig(Settings):
     disable_tta: bool = False
     fast: bool = False
     roi_subset: tuple[str, ...] = ()
+    crf: str | None = None  # a preset of medseg.refine, or "auto" for the one of the model's modality
     output_type: Literal["nifti", "dicom-seg", "dicom-seg-binary", "dicom-rtstruct"] = "nifti"
     statistics: bool = True
     preview: bool = True

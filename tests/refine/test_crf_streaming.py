@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -55,6 +56,17 @@ def test_streamed_planes_are_those_of_the_whole_volume(axis: int) -> None:
     changed = (before != at_once).sum()
     assert changed > 0.1 * before.numel()
     assert (streamed != at_once).sum() <= 0.005 * changed
+
+
+def test_planes_that_come_from_the_last_to_the_first_are_refined_alike() -> None:
+    image, p = noisy_scene((24, 24, 60), 3, noise=1.0)
+    upward = torch.cat([s.scores for s in crf_refiner(SETTINGS)(slabs(p, 2, 1), scan(image))], 3)
+    downward = list(crf_refiner(SETTINGS)(iter([*slabs(p, 2, 1)][::-1]), scan(image)))
+    assert downward[0].stop == 60
+    assert all(later.stop == earlier.start for earlier, later in pairwise(downward))
+    refined = torch.cat([s.scores for s in downward[::-1]], 3)
+    changed = (p.argmax(0) != upward.argmax(0)).sum()
+    assert (refined.argmax(0) != upward.argmax(0)).sum() <= 0.005 * changed
 
 
 def test_memory_depends_on_the_window_and_not_on_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
