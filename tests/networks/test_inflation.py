@@ -43,7 +43,7 @@ def test_volume_that_is_constant_in_depth_gives_the_2d_logits_on_every_slice(nam
 
 
 def test_every_resnet_architecture_is_covered():
-    assert {a.name for a in ARCHITECTURES if "depth" in a.settings} <= set(SMALL)
+    assert {a.name for a in ARCHITECTURES if "multi_grid" in a.settings} <= set(SMALL)
 
 
 def test_mean_inflation_gives_the_2d_response_away_from_the_borders_in_depth():
