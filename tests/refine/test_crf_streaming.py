@@ -11,7 +11,6 @@ from medseg.config import ScaleIntensityPercentiles, ScaleIntensityRange
 from medseg.errors import ConfigError
 from medseg.geometry import Geometry
 from medseg.refine import PRESETS, CrfSettings, crf_refiner, dense_crf, streaming
-from medseg.refine.operators import normalised
 from medseg.refine.pruning import plan_pruning
 from medseg.volume import Slab, Volume
 from tests.refine.exact import disagreement, noisy_scene
@@ -147,14 +146,7 @@ def test_pruning_bound_holds_and_a_label_that_may_grow_is_kept() -> None:
     strong[0, :3, :3] = 0.2
     p = torch.cat((p * (1 - faint - strong), faint, strong)).flatten(1)
 
-    class Same:
-        def apply(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-        adjoint = apply
-
-    kernel = normalised(Same(), torch.ones(1, 400), "symmetric")
-    plan = plan_pruning(p, [(2.0, kernel)], iterations=5, tolerance=0.05)
+    plan = plan_pruning(p, 2.0, iterations=5, tolerance=0.05)
     assert plan.kept == (0, 1, 3)
     assert 0.002 <= plan.bound <= 0.05
-    assert plan_pruning(p, [(200.0, kernel)], iterations=5, tolerance=0.05).kept == (0, 1, 2, 3)
+    assert plan_pruning(p, 200.0, iterations=5, tolerance=0.05).kept == (0, 1, 2, 3)
