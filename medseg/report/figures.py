@@ -19,7 +19,7 @@ def box_plot(title: str, groups: Sequence[tuple[str, Sequence[float]]], unit: st
     if not everything:
         return ""
     low, high = _span(everything, ratio=unit == "1")
-    row, top, left = 34, 24, 120
+    row, top, left = 34, 24, 140  # a name of 17 wide letters fits
     height = top + row * len(known) + 30
 
     def x(value: float) -> float:
@@ -111,7 +111,7 @@ def _text(x: float, y: float, text: str, anchor: str, colour: str = _INK) -> str
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 19 else f"{name[:9]}…{name[-9:]}"
+    return name if len(name) <= 17 else f"{name[:8]}…{name[-8:]}"
 
 
 def _span(values: Sequence[float], *, ratio: bool = False) -> tuple[float, float]:
