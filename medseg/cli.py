@@ -244,18 +244,20 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.option("--architectures", is_flag=True, help="The architectures only.")
+@click.option("--architectures", is_flag=True, help="The architectures only, with their figures.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 def models(architectures: bool, as_json: bool) -> None:
     """List the models that come with medseg, and the architectures.
 
     A model is ready for `medseg predict --model NAME`; an architecture is what
-    `medseg train --architecture NAME` can train.
+    `medseg train --architecture NAME` can train. With --architectures: their
+    parameters, receptive fields and published figures.
     """
-    from medseg.console import models_json, models_text
+    from medseg.catalogue import architectures_json, architectures_text, models_json, models_text
 
-    content = models_json(with_models=not architectures)
-    click.echo(json.dumps(content) if as_json else models_text(content))
+    content = architectures_json() if architectures else models_json()
+    as_text = architectures_text if architectures else models_text
+    click.echo(json.dumps(content) if as_json else as_text(content))
 
 
 main.add_command(evaluate)

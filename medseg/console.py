@@ -6,13 +6,11 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from medseg.bundle import WEIGHTS, read_info, shipped_models
 from medseg.errors import MedsegError
 from medseg.ledger import RECORD, Record, Status
 from medseg.study import Series, Study
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
     from medseg.case import Case, Progress, Result
     from medseg.report.cohort import Cohort
-
-_WIDTH = 80
 
 
 class CaseProgress:
@@ -156,57 +152,6 @@ def study_json(study: Study) -> dict[str, Any]:
         ],
         "skipped": [{"path": str(path), "reason": reason} for path, reason in study.skipped],
     }
-
-
-def models_json(*, with_models: bool) -> dict[str, Any]:
-    """Shipped models and architectures as plain values; no weights are loaded."""
-    from medseg.networks import ARCHITECTURES
-
-    content: dict[str, Any] = {
-        "models": [_model(folder) for folder in shipped_models().values()] if with_models else []
-    }
-    content["architectures"] = [
-        {"name": entry.name, "title": entry.title, "paper": entry.paper, "year": entry.year} for entry in ARCHITECTURES
-    ]
-    return content
-
-
-def _model(folder: Path) -> dict[str, Any]:
-    info = read_info(folder)
-    weights = folder / WEIGHTS
-    return {
-        "name": info.name,
-        "version": info.card.version,
-        "title": info.card.title,
-        "licence": info.card.licence,
-        "accepts": info.accepts.model_dump(mode="json"),
-        "labels": {str(index): name for index, name in info.labels.names.items()},
-        "architecture": info.network.architecture,
-        "bytes": weights.stat().st_size if weights.is_file() else None,
-        "sha256": info.sha256,
-    }
-
-
-def models_text(content: dict[str, Any]) -> str:
-    """The same for people, in 80 columns."""
-    lines = ["models:"] if content["models"] else []
-    for model in content["models"]:
-        size = f"{model['bytes'] / 1e6:.1f} MB" if model["bytes"] else "weights missing"
-        accepts = model["accepts"]
-        low, high = accepts["field_of_view_mm"]
-        modalities = " or ".join(accepts["modalities"]) or "any modality"
-        view = f"{low:g} to {high:g} mm an axis" if high is not None and high < 1e9 else f"at least {low:g} mm an axis"
-        labels = ", ".join(f"{index} {name}" for index, name in model["labels"].items())
-        lines.append(f"  {model['name']} {model['version']}  {model['title']}")
-        for text in (
-            f"takes: {modalities}, {accepts['dimensions']}D, {view}",
-            f"labels: {labels}",
-            f"{model['architecture']}, {size}, {model['licence']}",
-        ):
-            lines += textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="      ")
-    lines.append("architectures:")
-    lines += [f"  {a['name']:<20} {a['title']}, {a['year']}, {a['paper']}" for a in content["architectures"]]
-    return "\n".join(lines)
 
 
 def evaluation_json(cohort: Cohort, alone: bool) -> str:

@@ -268,7 +268,7 @@ def test_inspect_ends_with_3_if_nothing_can_be_read(tmp_path):
 
 
 def test_models_lists_models_and_architectures_without_loading_weights(model, monkeypatch):
-    monkeypatch.setattr("medseg.console.shipped_models", lambda: {"tiny": model})
+    monkeypatch.setattr("medseg.catalogue.shipped_models", lambda: {"tiny": model})
     monkeypatch.setattr("medseg.model.load_file", lambda path: pytest.fail("weights were loaded"))
     text = medseg_command("models").stdout
     for part in ("tiny 1.0.0", "MR, 3D, 5 to 100 mm an axis", "1 dim, 4 bright", "Apache-2.0", "unet"):
@@ -278,6 +278,18 @@ def test_models_lists_models_and_architectures_without_loading_weights(model, mo
     assert content["models"][0]["labels"] == {"1": "dim", "4": "bright"}
     assert "unet" in [entry["name"] for entry in content["architectures"]]
     assert "tiny" not in medseg_command("models", "--architectures").stdout
+
+
+def test_architectures_are_a_table_of_eighty_columns_with_counts_fields_and_published_figures():
+    text = medseg_command("models", "--architectures").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    row = next(line.split() for line in text.splitlines() if line.startswith("deeplabv2 "))
+    assert row == ["deeplabv2", "2016", "42.6", "5.5", "1411", "79.7", "arXiv", "1606.00915"]
+    entries = json.loads(medseg_command("models", "--architectures", "--json").stdout)["architectures"]
+    fcn = next(entry for entry in entries if entry["name"] == "fcn8s")
+    assert (fcn["parameters_2d"], fcn["parameters_3d"]) == (134_270_278, 14_851_110)
+    assert fcn["voc2012_test_miou"] == 62.2
+    assert all(entry["receptive_field"] and entry["settings"] for entry in entries)
 
 
 def test_train_passes_a_configuration_error_on_in_one_line(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -197,22 +197,62 @@ class MeanField(nn.Module):
             unary_logits: The network's, (B, C, *space).
             image: (B, channels, *space) in the intensities that `bilateral_sd_value` is meant for; constant.
         """
-        return torch.stack([self._refine(u, i) for u, i in zip(unary_logits, image, strict=True)])
+        # An exported graph follows shapes, and the filters depend on values: there they are one opaque operator.
+        refine: Callable[..., Tensor] = torch.ops.medseg.mean_field if torch.compiler.is_compiling() else refine_logits
+        return refine(
+            unary_logits,
+            image.detach(),
+            self.spatial_weights,
+            self.bilateral_weights,
+            self.compatibility,
+            self.iterations if self.training else self.eval_iterations,
+            self.spatial_sd,
+            self.bilateral_sd,
+            self.bilateral_sd_value,
+            self.normalization,
+        )
 
-    def _refine(
-        self, unary: Float[Tensor, "classes ..."], image: Float[Tensor, "channels ..."]
-    ) -> Float[Tensor, "classes ..."]:
-        # Autocast would run the messages in half precision, in which their sums over thousands of pixels overflow.
-        with torch.autocast(unary.device.type, enabled=False):
-            dtype = torch.float64 if unary.dtype == torch.float64 else torch.float32
-            picture = image.detach().to(dtype)
-            axes = image.ndim - 1
-            plan = plan_appearance(picture, [self.bilateral_sd] * axes, self.bilateral_sd_value, accurate=False)
-            spatial, bilateral = pairwise_kernels(picture, [self.spatial_sd] * axes, plan, self.normalization)
-            logits = unary.to(dtype).reshape(unary.shape[0], -1)
-            refined = logits
-            for _ in range(self.iterations if self.training else self.eval_iterations):
+
+def refine_logits(  # noqa: PLR0917  # an operator takes its arguments by position
+    unary_logits: Float[Tensor, "batch classes *space"],
+    image: Float[Tensor, "batch channels *space"],
+    spatial_weights: Float[Tensor, "classes classes"],
+    bilateral_weights: Float[Tensor, "classes classes"],
+    compatibility: Float[Tensor, "classes classes"],
+    iterations: int,
+    spatial_sd: float,
+    bilateral_sd: float,
+    bilateral_sd_value: float,
+    normalization: Normalization,
+) -> Float[Tensor, "batch classes *space"]:
+    """What `MeanField` computes, as a function of all that it holds."""
+    results = []
+    # Autocast would run the messages in half precision, in which their sums over thousands of pixels overflow.
+    with torch.autocast(unary_logits.device.type, enabled=False):
+        dtype = torch.float64 if unary_logits.dtype == torch.float64 else torch.float32
+        for unary, pixels in zip(unary_logits, image, strict=True):
+            picture, axes = pixels.to(dtype), pixels.ndim - 1
+            plan = plan_appearance(picture, [bilateral_sd] * axes, bilateral_sd_value, accurate=False)
+            spatial, bilateral = pairwise_kernels(picture, [spatial_sd] * axes, plan, normalization)
+            refined = logits = unary.to(dtype).reshape(unary.shape[0], -1)
+            for _ in range(iterations):
                 q = refined.softmax(0)
-                message = self.spatial_weights @ spatial(q) + self.bilateral_weights @ bilateral(q)
-                refined = logits - self.compatibility @ message
-            return refined.reshape(unary.shape)
+                message = spatial_weights @ spatial(q) + bilateral_weights @ bilateral(q)
+                refined = logits - compatibility @ message
+            results.append(refined.reshape(unary.shape))
+    return torch.stack(results)
+
+
+# Programs that torch.export saved need this operator: import medseg.refine before they are loaded.
+torch.library.custom_op(
+    "medseg::mean_field",
+    refine_logits,
+    mutates_args=(),
+    schema="(Tensor unary_logits, Tensor image, Tensor spatial_weights, Tensor bilateral_weights, "
+    "Tensor compatibility, int iterations, float spatial_sd, float bilateral_sd, float bilateral_sd_value, "
+    "str normalization) -> Tensor",
+).register_fake(
+    lambda unary_logits, *_: torch.empty_like(
+        unary_logits, dtype=torch.promote_types(unary_logits.dtype, torch.float32)
+    )
+)
