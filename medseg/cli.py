@@ -13,6 +13,7 @@ import click
 
 from medseg import __version__
 from medseg.errors import BatchError, ConfigError, InputError, MedsegError
+from medseg.pacs.commands import pacs
 from medseg.program import EXIT_CODES, Program, complain
 
 if TYPE_CHECKING:
@@ -276,6 +277,9 @@ def models(architectures: bool, as_json: bool) -> None:
 
     content = models_json(with_models=not architectures)
     click.echo(json.dumps(content) if as_json else models_text(content))
+
+
+main.add_command(pacs)
 
 
 def _silence_libraries(verbose: bool) -> None:
