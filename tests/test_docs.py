@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 import medseg
@@ -26,6 +27,8 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_documented_command_has_the_options_that_it_is_shown_with(words):
     command = main.commands[words[1]]
+    if isinstance(command, click.Group):
+        command = command.commands[words[2]]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.split("=")[0] for word in words[2:] if re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", word)}
     assert used <= known
@@ -33,6 +36,9 @@ def test_documented_command_has_the_options_that_it_is_shown_with(words):
 
 def test_every_command_is_documented():
     assert set(main.commands) == {words[1] for words in COMMANDS}
+    groups = {name: command for name, command in main.commands.items() if isinstance(command, click.Group)}
+    for name, group in groups.items():
+        assert set(group.commands) == {words[2] for words in COMMANDS if words[1] == name}
 
 
 def test_exit_codes_are_those_of_the_errors():

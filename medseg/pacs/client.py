@@ -61,8 +61,9 @@ class Filters:
             first, _, last = self.date.partition("-")
             if not first <= date <= (last or first):
                 return False
-        patterns = ((keyword, text) for keyword, text in self.query.items() if text and keyword != "StudyDate")
-        found = ((str(answer.get(keyword) or "").strip(), text) for keyword, text in patterns)
+        told = {keyword: text for keyword, text in self.query.items() if text and keyword in answer}
+        told.pop("StudyDate", None)
+        found = ((str(answer.get(keyword) or "").strip(), text) for keyword, text in told.items())
         return all(fnmatchcase(value.casefold(), text.casefold().replace("[", "[[]")) for value, text in found)
 
 

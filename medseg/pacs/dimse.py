@@ -157,7 +157,8 @@ class DimseClient:
             failed = status.get("NumberOfFailedSuboperations")
             text = "no answer" if code is None else f"status {code:04X}"
             count = f", {failed} images not sent" if failed else ""
-            raise ServerError(f"{self._server.url}: {what} failed: {text}{count}; look into the server's log.")
+            other = "try --listen, or " if what == "C-GET" and code is not None else ""
+            raise ServerError(f"{self._server.url}: {what} failed: {text}{count}; {other}look into the server's log.")
         return found
 
     def _entity(self) -> AE:
