@@ -11,7 +11,8 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, StoragePresentationContexts, _config, build_context, build_role, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, build_context, build_role, evt
+from pynetdicom import AllStoragePresentationContexts as AllStorage
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind as Find,
@@ -64,7 +65,7 @@ class DimseClient:
     def fetch(self, series: RemoteSeries, instances: Mapping[str, str], receive: Receive) -> None:
         """Call `receive` with the content of every instance, by C-MOVE where we listen and by C-GET elsewhere."""
         wanted = _identifier("SERIES", {"StudyInstanceUID": series.study, "SeriesInstanceUID": series.series})
-        contexts = _storage_contexts(sorted(set(instances.values()) - {""}))
+        kinds = sorted(set(instances.values()) - {""}) or [str(one.abstract_syntax) for one in AllStorage]
         failures: list[MedsegError] = []
 
         def store(event: Any) -> int:
@@ -78,12 +79,9 @@ class DimseClient:
         handlers = [(evt.EVT_C_STORE, store)]
         try:
             if self._server.listen is not None:
-                self._move(wanted, handlers)
+                self._move(wanted, kinds, handlers)
             else:
-                classes = dict.fromkeys(context.abstract_syntax for context in contexts)
-                roles = [build_role(uid, scp_role=True) for uid in classes]
-                with self._associated([build_context(Get), *contexts], roles, handlers) as association:
-                    self._answers(association.send_c_get(wanted, Get), "C-GET")
+                self._get(wanted, kinds, handlers)
         except ServerError:
             if not failures:
                 raise
@@ -120,12 +118,18 @@ class DimseClient:
         with self._associated([build_context(Find)]) as association:
             return self._answers(association.send_c_find(_identifier(level, keys), Find), "C-FIND")
 
-    def _move(self, wanted: Dataset, handlers: list[Any]) -> None:
+    def _get(self, wanted: Dataset, kinds: Sequence[str], handlers: list[Any]) -> None:
+        contexts = [build_context(Get), *_storage_contexts(kinds)]
+        roles = [build_role(uid, scp_role=True) for uid in dict.fromkeys(one.abstract_syntax for one in contexts[1:])]
+        with self._associated(contexts, roles, handlers) as association:
+            self._answers(association.send_c_get(wanted, Get), "C-GET")
+
+    def _move(self, wanted: Dataset, kinds: Sequence[str], handlers: list[Any]) -> None:
         assert self._server.listen is not None
         own = self._entity()
         own.require_called_aet = True
         own.require_calling_aet = [self._server.title]
-        own.supported_contexts = [build_context(one.abstract_syntax, ALL_TRANSFER_SYNTAXES) for one in _ALL]
+        own.supported_contexts = [build_context(kind, ALL_TRANSFER_SYNTAXES) for kind in kinds]
         try:
             listener = own.start_server(
                 self._server.listen, block=False, ssl_context=self._accepting, evt_handlers=handlers
@@ -209,17 +213,12 @@ class DimseClient:
         return [identity]
 
 
-_ALL = StoragePresentationContexts
-
-
-def _storage_contexts(classes: Sequence[str]) -> list[Any]:
+def _storage_contexts(kinds: Sequence[str]) -> list[Any]:
     """What we take by C-GET: each syntax on its own where that fits, so that images come as they are stored."""
     room = _CONTEXTS - 1  # one is for C-GET
-    if not classes:  # the server does not tell which classes a series has
-        return [build_context(one.abstract_syntax, ALL_TRANSFER_SYNTAXES) for one in _ALL[:room]]
-    if len(classes) * len(ALL_TRANSFER_SYNTAXES) <= room:
-        return [build_context(uid, syntax) for uid in classes for syntax in ALL_TRANSFER_SYNTAXES]
-    return [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in classes[:room]]
+    if len(kinds) * len(ALL_TRANSFER_SYNTAXES) <= room:
+        return [build_context(uid, syntax) for uid in kinds for syntax in ALL_TRANSFER_SYNTAXES]
+    return [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in kinds[:room]]
 
 
 def _identifier(level: str, keys: Mapping[str, str]) -> Dataset:

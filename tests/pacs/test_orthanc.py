@@ -16,7 +16,7 @@ from tests.dicom_files import PATIENT, make, save
 from tests.pacs.orthanc import PASSWORD, USER, Orthanc
 from tests.tiny import files_below, phantom, save_tiny_model
 
-WAYS = ["web", "get", "move", "secure web", "secure get", "secure move"]
+WAYS = ["web", "get", "secure web", "secure move"]
 _NUMBER = count(1)
 
 
