@@ -15,6 +15,7 @@ from medseg import __version__
 from medseg.cli_evaluate import evaluate
 from medseg.cli_voc import voc
 from medseg.errors import BatchError, ConfigError, InputError, MedsegError
+from medseg.pacs.commands import pacs
 from medseg.program import EXIT_CODES, Program, complain
 
 if TYPE_CHECKING:
@@ -264,6 +265,9 @@ main.add_command(evaluate)
 main.add_command(voc)
 for _command in (evaluate, voc, *voc.commands.values()):
     _command.epilog = EXIT_CODES
+
+
+main.add_command(pacs)
 
 
 def _silence_libraries(verbose: bool) -> None:

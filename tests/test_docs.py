@@ -37,6 +37,9 @@ def test_documented_command_has_the_options_that_it_is_shown_with(words):
 
 def test_every_command_is_documented():
     assert set(main.commands) == {words[1] for words in COMMANDS}
+    groups = {name: command for name, command in main.commands.items() if isinstance(command, click.Group)}
+    for name, group in groups.items():
+        assert set(group.commands) == {words[2] for words in COMMANDS if words[1] == name}
 
 
 def test_exit_codes_are_those_of_the_errors():
