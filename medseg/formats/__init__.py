@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.errors import ConfigError, InputError
@@ -60,7 +61,7 @@ def read(path_or_series: Path | str | Series, *, frame: int | None = None) -> Vo
     """
     series, others = _only(path_or_series)
     volume = _format(series).read(series, frame)
-    return Volume(volume.array, volume.geometry, volume.modality, (*volume.findings, *others))
+    return replace(volume, findings=(*volume.findings, *others))
 
 
 def read_segmentation(path: Path | str) -> Segmentation:
