@@ -37,7 +37,7 @@ from medseg.model import Model, load_model
 from medseg.pipeline import segment
 from medseg.publish import publish
 from medseg.resources import peak_memory_mib, resource_error
-from medseg.study import Finding
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
 from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
@@ -113,12 +113,21 @@ class Predictor:
         settings: What the user asked for.
         device: As torch calls it.
         frame: Which volume of a file that holds several.
+        options: How the scans were looked for, which can change what is read.
     """
 
-    def __init__(self, settings: PredictConfig, *, device: str, frame: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: PredictConfig,
+        *,
+        device: str,
+        frame: int | None = None,
+        options: ScanOptions = DEFAULT_OPTIONS,
+    ) -> None:
         self.settings = settings
         self.device = device
         self.frame = frame
+        self.options = options
         self._named = named(settings)
         self._models: dict[Path, Model] = {}
 
@@ -146,7 +155,8 @@ class Predictor:
             raise case.input.problem
         choice = self._named or fitting(case.input, self.settings)
         stages = Stages(self.device)
-        settings = {**choice.to_json(), "frame": self.frame}
+        reading = {"frame": self.frame, "geometry": self.options.geometry, "prefer": self.options.prefer}
+        settings = {**choice.to_json(), **reading}
         identity = Identity(sha256_of(case.input.paths), choice.info.sha256, settings, __version__)
         stages.lap("hash")
         with locked(case.mask, wait=wait) as ours:

@@ -201,9 +201,7 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
             "inferer": "@inferer",
             "postprocessing": "@postprocessing",
         },
-        "initialize": [
-            f"$@network.load_state_dict(load_file(@bundle_root + '/{WEIGHTS.as_posix()}'))"
-        ],
+        "initialize": [f"$@network.load_state_dict(load_file(@bundle_root + '/{WEIGHTS.as_posix()}'))"],
         "run": ["$@evaluator.run()"],
     }
 

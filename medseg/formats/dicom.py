@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import Format, check_intensities, refused, shown
+from medseg.formats.base import Format, check_intensities, nothing, refused, shown
 from medseg.formats.dicom_frames import read_slices
 from medseg.formats.dicom_group import by_contrast, frames, objection, separated, without_copies
 from medseg.formats.dicom_header import SkippedFileError, looks_like_dicom
@@ -46,9 +46,7 @@ def recognises(path: Path, head: bytes) -> bool:
     return looks_like_dicom(head) or path.suffix.lower() in (".dcm", ".ima") or path.name == "DICOMDIR"
 
 
-def scan(
-    paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = lambda: None
-) -> Study:
+def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
     """Read the header of every file and put together what belongs to one volume."""
     groups: dict[tuple[str, ...], list[Slice]] = defaultdict(list)
     skipped: list[tuple[Path, str]] = []

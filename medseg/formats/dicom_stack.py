@@ -34,7 +34,7 @@ _MOST_INVENTED = 3  # a grid may have this many times the planes that there are
 _NAMED = 5  # gaps that a finding names before it only counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """Planes in order, and the regular grid that they are brought onto.
 

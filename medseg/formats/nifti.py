@@ -12,7 +12,7 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,11 +24,11 @@ from pydantic import ValidationError
 
 from medseg.atomic import atomic_path
 from medseg.errors import InputError, MedsegError
-from medseg.formats.base import Format, allocate, as_labels, by, check_intensities, refused, shown
+from medseg.formats.base import Format, allocate, as_labels, by, check_intensities, nothing, refused, shown
 from medseg.formats.files import GZIP_MAGIC
 from medseg.formats.nifti_header import NiftiHeader, NotNiftiError, looks_like_nifti, parse_header
 from medseg.labels import LabelSet
-from medseg.study import Finding, Series, Study
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
 
 _NAME = "nifti"
@@ -45,7 +45,7 @@ def recognises(path: Path, head: bytes) -> bool:
     return looks_like_nifti(head) or _bare(path).suffix.lower() in (".nii", ".hdr", ".img")
 
 
-def scan(paths: Sequence[Path]) -> Study:
+def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
     """Read the header of every file; an .img counts with its .hdr."""
     series, skipped = [], []
     headers: dict[Path, None] = {}
@@ -62,6 +62,7 @@ def scan(paths: Sequence[Path]) -> Study:
             skipped.append((path, "not a NIfTI file, whatever its name says"))
         except MedsegError as error:
             series.append(refused((path,), _NAME, error))
+        done()
     return Study(tuple(series), tuple(skipped))
 
 
