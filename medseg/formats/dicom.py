@@ -11,7 +11,7 @@ import hmac
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class _DicomSeries(Series):
 
     stacks: tuple[Stack, ...] = field(default=(), repr=False)
     options: ScanOptions = DEFAULT_OPTIONS
+    error: MedsegError | None = None
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -77,6 +78,8 @@ def read(series: Series, frame: int | None) -> Volume:
     """
     if not isinstance(series, _DicomSeries):
         series = _again(series)
+    if series.error is not None:
+        raise series.error
     if frame is not None and not 0 <= frame < max(series.frames, 1):
         many = f"{series.frames}; choose --frame N with N from 0 to {series.frames - 1}"
         only = many if series.frames > 1 else "one; leave --frame out"
@@ -101,16 +104,12 @@ DICOM = Format(_NAME, recognises, scan, read)
 def _again(series: Series) -> _DicomSeries:
     """A series that was put together by hand, with its headers."""
     study = scan(series.paths)
-    found = [one for one in study.series if isinstance(one, _DicomSeries) and one.readable]
-    if len(found) == 1:
-        return found[0]
-    if study.series:
-        reason = study.series[0].findings[0].message if not found else "slices of several volumes; give one of them."
-        kind = (
-            GeometryError if any(f.code == "geometry-refused" for s in study.series for f in s.findings) else InputError
-        )
-        raise kind(reason if str(series.paths[0].parent) in reason else f"{shown(series.paths[0])}: {reason}")
-    raise InputError(f"{shown(series.paths[0])}: {study.skipped[0][1]}.")
+    candidates = [one for one in study.readable or study.series if isinstance(one, _DicomSeries)]
+    if not candidates:
+        raise InputError(f"{shown(series.paths[0])}: {study.skipped[0][1]}.")
+    if len(candidates) > 1:
+        raise InputError(f"{shown(series.paths[0])}: {len(candidates)} volumes in one series; give one of them.")
+    return candidates[0]
 
 
 def _candidates(slices: Sequence[Slice], damaged: Sequence[Finding], options: ScanOptions) -> list[Series]:
@@ -197,11 +196,21 @@ def _told_apart_by(stacks: Sequence[Stack]) -> str:
     return ", ".join(names) or "order of acquisition"
 
 
-def _refused(slices: Sequence[Slice], error: MedsegError, options: ScanOptions, doubts: Sequence[Finding]) -> Series:
-    series = refused(tuple(sorted({one.path for one in slices})), _NAME, error, *doubts)
-    first = slices[0]
-    aside = "a localizer" if first.is_localizer else ""
-    return replace(series, modality=first.modality or None, owner=_owner(first, options), aside=aside)
+def _refused(
+    slices: Sequence[Slice], error: MedsegError, options: ScanOptions, doubts: Sequence[Finding]
+) -> _DicomSeries:
+    paths = tuple(sorted({one.path for one in slices}))
+    return _DicomSeries(
+        paths=paths,
+        format=_NAME,
+        readable=False,
+        findings=refused(paths, _NAME, error, *doubts).findings,
+        modality=slices[0].modality or None,
+        owner=_owner(slices[0], options),
+        aside="a localizer" if slices[0].is_localizer else "",
+        options=options,
+        error=error,
+    )
 
 
 def _no_place(one: Slice, why: str) -> MedsegError:

@@ -20,7 +20,7 @@ _SAME_DIRECTION = 2e-3  # between direction cosines of two planes: at 300 mm fro
 _UNIT = 1e-2  # how far a direction may be from length 1, and two from perpendicular
 _SAME_SPACING = 5e-4
 _SAME_ECHO = 5e-3
-_ENOUGH_PLACES = 3  # fewer could run in an order by chance
+_ENOUGH_PLACES = 4  # fewer could run in an order by chance
 
 
 def without_copies(slices: Sequence[Slice], *, latest: bool) -> tuple[list[Slice], list[Finding]]:
@@ -230,8 +230,15 @@ def _by_keys(slices: Sequence[Slice], places: Sequence[Sequence[Slice]], most: i
             len({tuple(one.keys[n] or () for n in names) for one in place}) == len(place) for place in places
         )
         if len(groups) == most and is_one_each:
-            return [groups[key] for key in sorted(groups)]
+            directions = [FRAME_KEYS[n] == "DiffusionGradientOrientation" for n in names]
+            return sorted(groups.values(), key=lambda group: _order(group, names, directions))
     return []
+
+
+def _order(group: Sequence[Slice], names: Sequence[int], directions: Sequence[bool]) -> tuple[Any, ...]:
+    """By value; directions have no order but that in which they were acquired."""
+    keys = tuple(() if skip else group[0].keys[n] or () for n, skip in zip(names, directions, strict=True))
+    return (*keys, min((one.number or 0 for one in group), default=0), group[0].acquired)
 
 
 def _by_order(places: Sequence[Sequence[Slice]], most: int) -> list[list[Slice]]:
@@ -245,11 +252,16 @@ def _by_order(places: Sequence[Sequence[Slice]], most: int) -> list[list[Slice]]
         if any(part in (None, "") for value in flat for part in value[-1:]) or len(set(flat)) < len(flat):
             continue
         volumes = [[place[n] for place in ordered] for n in range(most)]
+        is_steady = all(_is_steady([key(one) for one in volume]) for volume in volumes)
         by_volume = all(max(map(key, a)) < min(map(key, b)) for a, b in pairwise(volumes))
         by_place = all(a[-1] < b[0] for a, b in pairwise(sorted(values)))
-        if by_volume or by_place:
+        if is_steady and (by_volume or by_place):
             return volumes
     return []
+
+
+def _is_steady(values: Sequence[Any]) -> bool:
+    return list(values) in (sorted(values), sorted(values, reverse=True))
 
 
 def _distinct(places: Iterable[Sequence[Slice]]) -> tuple[list[Slice], list[Slice]]:

@@ -31,6 +31,7 @@ JITTER_IN_PLANE = 0.25
 _NOTED = 0.01  # jitter beyond this share of the slice spacing is told
 _SAME_PLACE = 0.02  # of the usual gap: planes that are closer are at one place
 _MOST_INVENTED = 3  # a grid may have this many times the planes that there are
+_VARYING = (3, 0.25)  # so many wide gaps, and so large a share, are no missing slices but another spacing
 _NAMED = 5  # gaps that a finding names before it only counts
 
 
@@ -208,7 +209,7 @@ def _regular(along: _Floats, gaps: _Floats) -> tuple[_Floats | None, float]:
 
 def _usual(gaps: _Floats) -> float:
     """The spacing of the grid for planes whose distances vary: the mean, or the closer one where two are mixed."""
-    if gaps.max() < 1.5 * gaps.min():
+    if gaps.max() < 1.8 * gaps.min():
         return float(gaps.mean())
     return float(gaps[gaps >= 0.45 * np.median(gaps)].min())
 
@@ -219,7 +220,7 @@ def _gap_findings(
     findings: tuple[Finding, ...] = ()
     counts = np.diff(index)
     wide = np.flatnonzero(counts > 1)
-    if len(wide) > max(3, 0.2 * len(gaps)):
+    if len(wide) >= _VARYING[0] and len(wide) > _VARYING[1] * len(gaps):
         text = f"The distance between slices varies from {gaps.min():.4g} to {gaps.max():.4g} mm;"
         findings = (Finding("varying-spacing", f"{text} interpolated to {step_mm:.4g} mm."),)
     elif len(wide):

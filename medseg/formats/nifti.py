@@ -27,6 +27,7 @@ from medseg.errors import InputError, MedsegError
 from medseg.formats.base import Format, allocate, as_labels, by, check_intensities, nothing, refused, shown
 from medseg.formats.files import GZIP_MAGIC
 from medseg.formats.nifti_header import NiftiHeader, NotNiftiError, looks_like_nifti, parse_header
+from medseg.geometry import Geometry
 from medseg.labels import LabelSet
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
@@ -92,6 +93,8 @@ def write(segmentation: Segmentation, path: Path) -> None:
     image.set_sform(geometry.affine, code=_SCANNER)
     # A qform cannot hold a shear: it would contradict the sform, so a tilted grid goes without.
     image.set_qform(geometry.affine, code=_SCANNER if geometry.is_orthogonal else 0)
+    if geometry.is_orthogonal and not geometry.matches(Geometry(geometry.shape, image.header.get_qform())):
+        image.set_qform(None)  # near half a turn a quaternion of single precision is too coarse
     if segmentation.labels:
         names = json.dumps({_KEY: segmentation.labels.model_dump(mode="json", exclude_none=True)["labels"]})
         image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, names.encode("ascii")))
