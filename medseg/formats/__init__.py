@@ -13,13 +13,15 @@ from medseg.formats.base import Format, by, shown
 from medseg.formats.dicom import DICOM
 from medseg.formats.dicom_dir import indexed_files, is_index
 from medseg.formats.files import Skipped, expand, head, walk
+from medseg.formats.itk import ITK
 from medseg.formats.nifti import NIFTI
+from medseg.formats.raster import RASTER
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
 
 __all__ = ["FORMATS", "Format", "read", "read_segmentation", "scan", "write"]
 
-FORMATS: tuple[Format, ...] = (NIFTI, DICOM)  # the first that recognises a file has it
+FORMATS: tuple[Format, ...] = (NIFTI, DICOM, ITK, RASTER)  # the first that recognises a file has it
 
 _NAMED = 5  # candidates or skipped files that a message names before it only counts
 

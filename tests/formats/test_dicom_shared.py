@@ -60,7 +60,7 @@ def test_shared_case_comes_out_right_or_is_refused(case: str, shared_data: Path)
     folder = shared_data / "fixtures" / "dicom" / case
     truths = json.loads((folder / "truth.json").read_text())["volumes"]
     right = 0
-    for candidate in scan(folder / "data").series:
+    for candidate in (one for one in scan(folder / "data").series if one.format == "dicom"):
         if candidate.readable:
             for frame in range(candidate.frames):
                 assert_is_one_of(read(candidate, frame=frame), truths)
@@ -78,7 +78,7 @@ def test_no_shared_case_is_forgotten(shared_data: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_what_was_done_to_a_shared_case_is_told(case: str, shared_data: Path) -> None:
     study = scan(shared_data / "fixtures" / "dicom" / case / "data")
-    codes = {finding.code for series in study.readable for finding in read(series).findings}
+    codes = {finding.code for series in study.readable if series.format == "dicom" for finding in read(series).findings}
     assert (FINDINGS[case] in codes) if case in FINDINGS else not codes
 
 
