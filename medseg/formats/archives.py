@@ -13,14 +13,13 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from medseg.errors import InputError, ResourceError
+from medseg.errors import InputError, MedsegError, ResourceError
 from medseg.formats.base import shown
 
 MOST_MEMBERS = 100_000
@@ -28,7 +27,6 @@ MOST_RATIO = 200  # of the size of the archive, above a GiB that every archive m
 _FREE_BYTES = 2**30
 _CHUNK_BYTES = 2**20
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,14 @@ def unpack(path: Path) -> Unpacked:
         folder.mkdir()
         try:
             skipped = _unpack(path, folder, status.st_size)
-        except _DAMAGED:
-            text = "the archive is damaged or of a kind that is not read; copy it again or unpack it"
-            raise InputError(f"{shown(path)}: {text}.") from None
-        except RuntimeError:  # zipfile's word for a password
-            raise InputError(f"{shown(path)}: the archive is encrypted; unpack it first.") from None
-        except OSError as error:
-            reason = f"cannot be unpacked to {folder.parent} ({error.strerror})"
-            raise ResourceError(f"{shown(path)}: {reason}; make room there or unpack it yourself.") from None
+        except MedsegError:
+            raise
+        except Exception as error:  # the libraries raise whatever they like on damaged data
+            if isinstance(error, OSError) and error.errno is not None:
+                reason = f"cannot be unpacked to {folder.parent} ({error.strerror})"
+                raise ResourceError(f"{shown(path)}: {reason}; make room there or unpack it yourself.") from None
+            what = "encrypted" if "encrypted" in str(error) else "damaged, or of a kind that is not read"
+            raise InputError(f"{shown(path)}: the archive is {what}; copy it again or unpack it.") from None
         _known[key] = Unpacked(folder, tuple(skipped))
     return _known[key]
 

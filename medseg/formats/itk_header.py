@@ -104,7 +104,7 @@ def _nrrd(content: bytes, path: Path) -> ItkHeader:
     data = fields.get("data file", fields.get("datafile", ""))
     if not data and end is None:
         raise _damaged(path, "it does not end")
-    _check_room(_beside(path, data), sizes, size, ratio, path, end.end() if end else 0)
+    _check_room(_beside(path, data), sizes, size, ratio, path, header_bytes=end.end() if end else 0)
     space = fields.get("space", "").lower()
     directions = _vectors(fields.get("space directions", ""), path)
     spacings = _numbers(fields.get("spacings", ""), path)
@@ -139,7 +139,7 @@ def _metaimage(content: bytes, path: Path) -> ItkHeader:
     ratio = _DEFLATE_RATIO if fields.get("compresseddata", "false").lower() == "true" else 1
     size = _META_TYPES.get(fields.get("elementtype", ""), 0)
     voxels = path if data == "LOCAL" else _beside(path, data)
-    _check_room(voxels, sizes, size, ratio, path, header_bytes)
+    _check_room(voxels, sizes, size, ratio, path, header_bytes=header_bytes)
     matrix = next((fields[key] for key in ("transformmatrix", "rotation", "orientation") if key in fields), "")
     count = len(sizes)
     spacing = _numbers(fields.get("elementspacing", fields.get("elementsize", "")), path) or [1.0] * count
@@ -217,7 +217,7 @@ def _beside(path: Path, name: str) -> Path:
     return path.parent / name
 
 
-def _check_room(voxels: Path, sizes: list[int], size: int, ratio: int, path: Path, header_bytes: int) -> None:
+def _check_room(voxels: Path, sizes: list[int], size: int, ratio: int, path: Path, *, header_bytes: int) -> None:
     if not size:
         raise InputError(f"{shown(path)}: its type of voxels is not read; save plain integers or floats.")
     needed, there = math.prod(sizes) * size, voxels.stat().st_size - (header_bytes if voxels == path else 0)

@@ -84,11 +84,12 @@ def _opened(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's word on large pictures, which are bounded below
             picture = Image.open(path, formats=_KINDS)
+            pages = getattr(picture, "n_frames", 1)
     except Exception:  # Pillow raises whatever it likes on damaged data
         raise InputError(f"{shown(path)}: the picture is damaged; copy the file again.") from None
     if picture.width * picture.height > _MOST_PIXELS:
         raise InputError(f"{shown(path)}: a picture of {by(picture.size)} pixels, more than is read; crop it.")
-    if getattr(picture, "n_frames", 1) > 1:
+    if pages > 1:
         raise InputError(f"{shown(path)}: several pictures in one file, without their distance; convert it to NIfTI.")
     return picture
 
