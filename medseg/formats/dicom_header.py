@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import (
     UID,
+    AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -28,6 +31,7 @@ from pydicom.uid import (
 
 from medseg.errors import InputError
 from medseg.formats.base import shown
+from medseg.formats.dicom_walk import walk
 
 MOST_INFLATED_BYTES = 2**29  # of a deflated file: more would be a bomb, or a volume that nobody deflates
 
@@ -50,6 +54,12 @@ _FRAMES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 _PRIVATE = [0x0019100A, 0x00291010, 0x20011003, 0x200510B0, 0x200510B1, 0x200510B2, 0x0019100C, 0x00431039]
 _TAGS: list[Any] = ["SOPClassUID", "SOPInstanceUID", *_PLACE, *_GROUP, *_KIND, *_TIME, *_PIXELS, *_VALUES, *_FRAMES]
 _TAGS += [*_PRIVATE, 0x00080005]
+_TAGS = [pydicom.tag.Tag(tag) for tag in _TAGS]
+_NUMBERS = frozenset(map(int, _TAGS))  # a plain int is quicker to look up
+_HEAD_BYTES = 2**16  # nearly every header of a single slice ends before
+# Where the meta header ends and the data set begins, by transfer syntax: whether types are left out.
+_TRANSFERS = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
+_TRANSFERS |= {uid: False for uid in AllTransferSyntaxes if uid.is_encapsulated}
 
 _OTHER_OBJECTS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -126,25 +136,22 @@ def guarded() -> Iterator[None]:
 
 
 def _parsed(path: Path) -> Header:
-    size = path.stat().st_size
     with path.open("rb") as file:
-        if DeflatedExplicitVRLittleEndian not in _declared_syntax(file.read(4096)):
+        head = file.read(_HEAD_BYTES)
+        size = os.fstat(file.fileno()).st_size
+        syntax = UID(_declared_syntax(head))
+        if syntax != DeflatedExplicitVRLittleEndian:
+            if syntax in _TRANSFERS and (found := walk(head, _meta_end(head), _NUMBERS, implicit=_TRANSFERS[syntax])):
+                data, pixels_at = found
+                return Header(path, data, syntax, pixels_at, size - pixels_at)
             file.seek(0)
-            data: Dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-            syntax = _syntax(data)
-            return Header(path, data, syntax, file.tell(), size - file.tell())
+            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            return Header(path, data, _syntax(data), file.tell(), size - file.tell())
     stream = inflated(path)
     data = read_dataset(
-        stream, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=_tag_numbers()
+        stream, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
     )  # fmt: skip
-    full = Dataset(data)
-    full.file_meta = pydicom.dataset.FileMetaDataset()
-    room = len(stream.getbuffer()) - stream.tell()
-    return Header(path, full, UID(DeflatedExplicitVRLittleEndian), stream.tell(), room)
-
-
-def _tag_numbers() -> list[Any]:
-    return [pydicom.tag.Tag(tag) for tag in _TAGS]
+    return Header(path, data, syntax, stream.tell(), len(stream.getbuffer()) - stream.tell())
 
 
 def inflated(path: Path) -> BytesIO:
@@ -214,7 +221,8 @@ def _syntax(data: Dataset) -> UID:
 
 def class_name(data: Dataset) -> str:
     """Name of the SOP class; the meta header's counts where the data set's is cut off."""
-    for uid in (data.get("SOPClassUID"), data.file_meta.get("MediaStorageSOPClassUID")):
+    meta = getattr(data, "file_meta", {})
+    for uid in (text(data, "SOPClassUID"), meta.get("MediaStorageSOPClassUID")):
         name = UID(str(uid or "")).name
         if name and not name[0].isdigit():
             return name
@@ -242,8 +250,7 @@ def check_is_image(data: Dataset) -> None:
 
 def numbers(data: Dataset, keyword: str | int, count: int) -> tuple[float, ...]:
     """The finite numbers of an element; () if it is absent or has another number of values."""
-    value: Any = data.get(keyword)
-    value = getattr(value, "value", value) if isinstance(keyword, int) else value
+    value = _value(data, keyword)
     if value is None or value == "":
         return ()
     values = [value] if count == 1 and not hasattr(value, "__len__") else list(value)
@@ -256,8 +263,16 @@ def numbers(data: Dataset, keyword: str | int, count: int) -> tuple[float, ...]:
 
 def text(data: Dataset, keyword: str) -> str:
     """The value as text, "" if it is absent."""
-    value = data.get(keyword)
+    value = _value(data, keyword)
     return "" if value is None else str(value)
+
+
+def _value(data: Dataset, keyword: str | int) -> Any:
+    tag = _tag(keyword)
+    return data[tag].value if tag in data else None
+
+
+_tag = lru_cache(maxsize=None)(pydicom.tag.Tag)  # which looks a keyword up each time
 
 
 def code(data: Dataset, keyword: str) -> str:
