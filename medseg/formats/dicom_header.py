@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import warnings
@@ -14,11 +15,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -61,6 +63,7 @@ _HEAD_BYTES = 2**16  # nearly every header of a single slice ends before
 _TRANSFERS = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
 _TRANSFERS |= {uid: False for uid in AllTransferSyntaxes if uid.is_encapsulated}
 
+_TEXT_TYPES = frozenset(("CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"))
 _OTHER_OBJECTS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_TYPES = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -253,23 +256,36 @@ def numbers(data: Dataset, keyword: str | int, count: int) -> tuple[float, ...]:
     value = _value(data, keyword)
     if value is None or value == "":
         return ()
+    if isinstance(value, str):
+        value = value.split("\\")
     values = [value] if count == 1 and not hasattr(value, "__len__") else list(value)
     try:
         found = tuple(float(number) for number in values)
     except (TypeError, ValueError):
         return ()
-    return found if len(found) == count and np.isfinite(found).all() else ()
+    return found if len(found) == count and all(map(math.isfinite, found)) else ()
 
 
 def text(data: Dataset, keyword: str) -> str:
-    """The value as text, "" if it is absent."""
+    """The value as text, "" if it is absent; several values as DICOM writes them, with backslashes between."""
     value = _value(data, keyword)
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value))
     return "" if value is None else str(value)
 
 
 def _value(data: Dataset, keyword: str | int) -> Any:
+    """The value of an element; plain text, which most are, without pydicom's conversion, as several values in one."""
     tag = _tag(keyword)
-    return data[tag].value if tag in data else None
+    if tag not in data:
+        return None
+    element = data.get_item(tag)
+    if isinstance(element, RawDataElement) and element.VR in _TEXT_TYPES:
+        content = element.value or b""
+        if content.isascii() and b"\0" not in content.rstrip(b"\0"):
+            words = content.decode("ascii").rstrip("\0 ").split("\\")
+            return "\\".join(word.strip() for word in words)
+    return data[tag].value
 
 
 _tag = lru_cache(maxsize=None)(pydicom.tag.Tag)  # which looks a keyword up each time
