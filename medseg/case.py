@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import numpy as np
 from medseg import __version__
 from medseg.choice import Choice, fitting, named
 from medseg.config import PredictConfig
-from medseg.devices import device_title, peak_device_memory_mib
+from medseg.devices import device_title
 from medseg.errors import ConfigError, MedsegError
 from medseg.formats import Algorithm
 from medseg.inputs import Input, read_input
@@ -25,7 +24,6 @@ from medseg.ledger import (
     Output,
     Record,
     Scan,
-    Stage,
     Status,
     UsedModel,
     locked,
@@ -35,12 +33,13 @@ from medseg.ledger import (
     status,
 )
 from medseg.model import Model, load_model
-from medseg.outputs import MASK_ENDINGS, is_mask, source_of
+from medseg.outputs import MASK_ENDINGS, is_mask, read_from, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
 from medseg.refine import crf_refiner
-from medseg.resources import peak_memory_mib, resource_error
-from medseg.study import Finding
+from medseg.resources import resource_error
+from medseg.stages import Stages
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
 from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
@@ -117,12 +116,21 @@ class Predictor:
         settings: What the user asked for.
         device: As torch calls it.
         frame: Which volume of a file that holds several.
+        options: How the scans were looked for, which can change what is read.
     """
 
-    def __init__(self, settings: PredictConfig, *, device: str, frame: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: PredictConfig,
+        *,
+        device: str,
+        frame: int | None = None,
+        options: ScanOptions = DEFAULT_OPTIONS,
+    ) -> None:
         self.settings = settings
         self.device = device
         self.frame = frame
+        self.options = options
         self._named = named(settings)
         if settings.crf and settings.crf != "auto":
             crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
@@ -153,7 +161,8 @@ class Predictor:
         source = source_of(case.input, self.settings.output_type)
         choice = self._named or fitting(case.input, self.settings)
         stages = Stages(self.device)
-        settings = {**choice.to_json(), "frame": self.frame}
+        reading = {"frame": self.frame, "geometry": self.options.geometry, "prefer": self.options.prefer}
+        settings = {**choice.to_json(), **reading}
         identity = Identity(sha256_of(case.input.paths), choice.info.sha256, settings, __version__)
         stages.lap("hash")
         with locked(case.mask, wait=wait) as ours:
@@ -187,7 +196,7 @@ class Predictor:
                 mask=case.mask,
                 preferred=case.folder,
                 settings=self.settings,
-                source=source,
+                source=read_from(volume, source),
                 algorithm=Algorithm(choice.info.name, choice.info.card.version),
                 about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
                 record=record,
@@ -244,28 +253,6 @@ def run_cases(
             waiting.append((case, True))
         else:
             yield result
-
-
-class Stages:
-    """Seconds and peak memory of the steps of a case."""
-
-    def __init__(self, device: str) -> None:
-        self.done: list[Stage] = []
-        self._device = device
-        self._since = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """End a step that began when the last one ended."""
-        now = time.perf_counter()
-        self.done.append(
-            Stage(
-                name=name,
-                seconds=round(now - self._since, 3),
-                peak_memory_mib=peak_memory_mib(),
-                peak_device_memory_mib=peak_device_memory_mib(self._device),
-            )
-        )
-        self._since = now
 
 
 def keep(segmentation: Segmentation, labels: LabelSet) -> Segmentation:

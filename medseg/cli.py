@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -55,6 +55,8 @@ def main() -> None:
 @click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
 @click.option("--report/--no-report", default=None, help="Write report.html (default: no).")
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
+@click.option("--geometry", type=click.Choice(["repair", "strict"]), help="Gaps and uneven slices: default repair.")
+@click.option("--prefer", type=click.Choice(["latest"]), help="Of slices that contradict one another; default: refuse.")
 @click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
 @click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
@@ -65,6 +67,8 @@ def predict(
     more_inputs: tuple[str, ...],
     output: Path | None,
     frame: int | None,
+    geometry: Literal["repair", "strict"] | None,
+    prefer: Literal["latest"] | None,
     continue_prediction: bool,
     config: Path | None,
     as_json: bool,
@@ -74,9 +78,9 @@ def predict(
 ) -> None:
     """Label every voxel of one or more scans.
 
-    SCAN is a file, a folder (of scans, or a DICOM series) or a quoted glob. For
-    a model of several channels: files CASE_0000.nii.gz, CASE_0001.nii.gz, ... or
-    a 4D file.
+    SCAN is a file, a folder (of scans, or a DICOM series), a zip or tar of one, a
+    DICOMDIR, or a quoted glob. For a model of several channels: files
+    CASE_0000.nii.gz, CASE_0001.nii.gz, ... or a 4D file.
 
     \b
     What is written for scan.nii.gz:
@@ -112,9 +116,12 @@ def predict(
     from medseg.console import CaseProgress, describe, summary
     from medseg.devices import choose_device
     from medseg.inputs import find_inputs
+    from medseg.study import ScanOptions
 
-    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame)
-    cases = plan_cases(find_inputs(patterns, channels=predictor.channels), output, settings.output_type)
+    options_ = ScanOptions(geometry or "repair", prefer)
+    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame, options=options_)
+    scans = find_inputs(patterns, channels=predictor.channels, options=options_)
+    cases = plan_cases(scans, output, settings.output_type)
     results: list[Result] = []
     with CaseProgress(len(cases), show=not quiet) as progress:
         for result in run_cases(cases, predictor, progress=progress.begin, skip_done=continue_prediction):
@@ -227,21 +234,27 @@ def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bo
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("path", type=_FILE)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--geometry", type=click.Choice(["repair", "strict"]), default="repair", help="As `predict` has it.")
+@click.option("--prefer", type=click.Choice(["latest"]), help="As `predict` has it.")
+@click.option("--keep-identifiers", is_flag=True, help="Show descriptions and ids as they are: patient data.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
-def inspect(path: Path, as_json: bool) -> None:
-    """Tell what a file or folder holds, without reading voxels.
+def inspect(paths: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Tell what files or folders hold, without reading voxels.
 
-    Lists every scan with its grid and what is doubtful about it, and every other
-    file with the reason why it is none. Ends with 3 if no scan can be read.
+    PATH is a file, folder, glob, zip, tar or DICOMDIR. Lists every scan with its
+    grid, doubts and whether `predict` would take it, and every other file with
+    the reason why it is none. Ends with 3 if no scan can be read.
     """
-    from medseg.console import study_json, study_text
+    from medseg.console import FileProgress, study_json, study_text
     from medseg.formats import scan
+    from medseg.study import ScanOptions
 
-    study = scan(path)
+    with FileProgress() as progress:
+        study = scan(paths, options=ScanOptions(**options), progress=progress.done)
     click.echo(json.dumps(study_json(study)) if as_json else study_text(study))
     if not study.readable:
-        raise InputError(f"{path}: no scan here can be read; the list says why.")
+        raise InputError(f"{' '.join(paths)}: no scan here can be read; the list says why.")
 
 
 @main.command(epilog=EXIT_CODES)

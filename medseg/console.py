@@ -109,9 +109,37 @@ def _made(record: Record, result: Result) -> dict[str, Any]:
     }
 
 
+class FileProgress:
+    """A bar on stderr with the files that were looked at; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = _bar("files") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> FileProgress:
+        if self._bar is not None:
+            self._bar.start()
+            self._bar.add_task("looking", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def done(self, count: int, total: int) -> None:
+        """So many files are done."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=count, total=total)
+
+
 def study_text(study: Study) -> str:
     """What was found in a path, for people."""
-    lines = [line for series in study.series for line in _series_lines(series)]
+    lines: list[str] = []
+    owner: tuple[str, ...] = ()
+    for series in sorted(study.series, key=lambda one: one.owner):
+        if series.owner[:2] != owner[:2]:
+            lines.append(f"patient {series.owner[0]}, study {series.owner[1]}:" if series.owner else "without patient:")
+        owner = series.owner
+        lines += [*_series_lines(series), f"  predict: {_verdict(study, series)}"]
     if study.skipped:
         lines.append(f"{len(study.skipped)} other file(s):")
         lines += [f"  {path}: {reason}" for path, reason in study.skipped]
@@ -127,10 +155,23 @@ def _series_lines(series: Series) -> list[str]:
         about.append(" × ".join(f"{spacing:.4g}" for spacing in series.spacing_mm) + " mm")
     if series.frames > 1:
         about.append(f"{series.frames} frames")
+    if series.description:
+        about.append(series.description)
     lines = [f"{series.paths[0]}{files}", f"  {', '.join(about)}"]
     if not series.readable:
         lines.append("  cannot be read")
     return lines + [f"  note: {finding}" for finding in series.findings]
+
+
+def _verdict(study: Study, series: Series) -> str:
+    """Whether `predict` takes a candidate, and why."""
+    if reason := study.left_out(series):
+        return f"leaves it out: {reason}, and there is another candidate; give its files alone to take it"
+    if not series.readable:
+        return "reports it as failed, for the reason above"
+    if len(study.taken) == 1:
+        return "takes it, the only candidate"
+    return f"takes it, one of {len(study.taken)} candidates, each of which becomes a case of its own"
 
 
 def study_json(study: Study) -> dict[str, Any]:
@@ -146,6 +187,9 @@ def study_json(study: Study) -> dict[str, Any]:
                 "frames": series.frames,
                 "modality": series.modality,
                 "description": series.description,
+                "owner": series.owner,
+                "taken": not study.left_out(series),
+                "verdict": _verdict(study, series),
                 "findings": [{"code": finding.code, "message": finding.message} for finding in series.findings],
             }
             for series in study.series
@@ -178,9 +222,9 @@ def evaluation_text(cohort: Cohort, alone: bool) -> str:
     return "\n".join([*lines, *(f"note: {finding}" for finding in cohort.findings)])
 
 
-def _bar() -> Bar:
+def _bar(unit: str = "windows") -> Bar:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
