@@ -199,10 +199,9 @@ def report_errors(case: Case, p: torch.Tensor, image: NDArray[np.float32], has_p
 def report(name: str, arguments: argparse.Namespace, has_peer: bool) -> None:
     case = CASES[name]
     image = load_image(name, case.shape, arguments.data)
-    p = noisy_unaries(name, case, image, data)
-    print(
-        f"{name}: {' × '.join(map(str, case.shape))}, {case.labels} labels, {case.iterations} iterations, sd {case.sd:g}"
-    )
+    p = noisy_unaries(name, case, image, arguments.data)
+    size = " × ".join(map(str, case.shape))
+    print(f"{name}: {size}, {case.labels} labels, {case.iterations} iterations, spatial sd {case.sd:g}")
     prune = {"prune": 0.01} if case.active else {}
     calls: dict[str, Callable[[], object]] = {"ours": lambda: ours(case, p, image, **prune)}
     if has_peer:
