@@ -24,6 +24,9 @@ from medseg.refine.threads import Team, team
 
 Floats: TypeAlias = NDArray[np.float32]
 
+# A score that no message can lift: of the lanes that are no label.
+_NEVER = -1e6
+
 
 @runtime_checkable
 class Appearance(Protocol):
@@ -64,23 +67,28 @@ class Smoothness:
             scale = matrix.sum(1).rsqrt()
             masses.append(scale * (matrix @ scale))
             padded = torch.nn.functional.pad(taps, (0, (1 - taps.numel()) % TAPS_AT_ONCE))
-            padded = padded * (weight if axis == 0 else 1.0)
+            padded = padded * (weight if axis == len(shape) - 1 else 1.0)
             self._axes.append((padded.float().numpy(), scale.float().numpy()))
         self.mass: Floats = (weight * torch.einsum("a,b,k->abk", *masses)).float().numpy()
 
-    def apply(self, team: Team, q: Floats, channels: int, pixels_last: bool) -> None:
-        """Smooth in place; `channels` as they are stored."""
+    def apply(self, team: Team, q: Floats, message: Floats, channels: int, *, pixels_last: bool) -> None:
+        """Smooth q into the message; `channels` as they are stored."""
         a, b, k = self._shape
         rows, last = (1, channels) if pixels_last else (channels, 1)
         # Slowest, length and fastest of every axis: (A, B, rows, K, last).
         sizes = ((1, a, b * rows * k * last), (a, b, rows * k * last), (a * b * rows, k, last))
+        source, factor = q, 1.0
         for (pre, n, post), (taps, scale) in zip(sizes, self._axes, strict=True):
             if n == 1:
-                q *= taps[0] * scale[0] ** 2
-            elif post == 1:
-                team.share(pre, partial(smooth_rows, q, n, taps, scale))
+                factor *= taps[0] * scale[0] ** 2
+                continue
+            if post == 1:
+                team.share(pre, partial(smooth_rows, source, message, n, taps, scale))
             else:
-                team.share(pre * -(-post // TILE), partial(smooth_tiles, q, n, post, taps, scale))
+                team.share(pre * -(-post // TILE), partial(smooth_tiles, source, message, n, post, taps, scale))
+            source = message
+        if source is q or factor != 1:
+            np.multiply(source, np.float32(factor), out=message)
 
 
 def compiled_crf(
@@ -147,14 +155,12 @@ def _iterate(
     if channels == 0:
         return torch.ones_like(probabilities)
     log_p = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log_()
-    # Unary scores are read a row at a time, channel after channel, in both layouts.
-    unary = _stored(log_p[1:].sub_(log_p[0]).sub_(torch.from_numpy(mass)), False)
+    unary = _stored(log_p[1:].sub_(log_p[0]).sub_(torch.from_numpy(mass)), last, _NEVER)
     del log_p
     q = _stored(probabilities[1:] / probabilities.sum(0), last)
     message = np.empty_like(q)
     for _ in range(iterations):
-        np.copyto(message, q)
-        smoothness.apply(workers, message, stored, last)
+        smoothness.apply(workers, q, message, stored, pixels_last=last)
         appearance.update(workers, unary, message, q)
     del message, unary
     found = torch.from_numpy(q).reshape((a, b, k, stored) if last else (a, b, channels, k))
@@ -165,10 +171,10 @@ def _iterate(
     return result
 
 
-def _stored(voxels: Float[Tensor, "channels A B K"], pixels_last: bool) -> Floats:
+def _stored(voxels: Float[Tensor, "channels A B K"], pixels_last: bool, filler: float = 0.0) -> Floats:
     order = voxels.movedim(0, 3) if pixels_last else voxels.movedim(0, 2)
     if pixels_last:
-        order = torch.nn.functional.pad(order, (0, -voxels.shape[0] % LANES))
+        order = torch.nn.functional.pad(order, (0, -voxels.shape[0] % LANES), value=filler)
     flat: Floats = order.contiguous().numpy().reshape(-1)
     return flat
 

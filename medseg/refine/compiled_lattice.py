@@ -38,16 +38,15 @@ class CompiledLattice:
         stretch = mode.fineness * math.sqrt(2 / 3) * (d + 1) / np.sqrt(np.arange(1, d + 1) * np.arange(2, d + 2))
         lowest, strides = step_bounds(features, mode)
         steps = np.array([*strides, -sum(strides)], np.int64)
+        origin = -sum(first * stride for first, stride in zip(lowest, strides, strict=True))
         self._indices = np.empty((pixels, d + 1), np.int32)
         self._weights = np.empty((pixels, d + 1), np.float32)
         places = np.ascontiguousarray(features.double().numpy())
-        room = 1 << 14
+        room = 1 << max(math.ceil(math.log2(pixels)) - 2, 10)
         while True:
-            table = (np.full(4 * room, -1, np.int64), np.empty(4 * room, np.int32))
+            table = (np.full(2 * room, -1, np.int64), np.empty(2 * room, np.int32))
             vertices = np.empty(room, np.int64)
-            count = kernels.embed_pixels(
-                places, stretch, np.array(lowest), np.array(strides), table, vertices, self._indices, self._weights
-            )
+            count = kernels.embed_pixels(places, stretch, origin, steps, table, vertices, self._indices, self._weights)
             for _ in range(mode.dilations):
                 count = kernels.dilate(steps, table, vertices, count) if count >= 0 else -1
             if count >= 0:
@@ -57,11 +56,7 @@ class CompiledLattice:
         self._neighbours = np.empty((d + 1, count, 2), np.int32)
         kernels.link_vertices(steps, table, vertices[:count], self._neighbours)
         del table, vertices
-        self._starts = np.zeros(count + 1, np.int64)
-        self._pixel = np.empty(pixels * (d + 1), np.int32)
-        self._pixel_weight = np.empty(pixels * (d + 1), np.float32)
-        kernels.transpose(self._indices, self._weights, self._starts, self._pixel, self._pixel_weight)
-        self._weights *= np.float32(kernel_mass(d, mode.fineness))
+        self._scale = kernel_mass(d, mode.fineness)
 
     def apply(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
         """As of `Lattice`."""
@@ -85,21 +80,20 @@ class CompiledLattice:
         ones[:, 0] = 1
         forwards = passes_of(self._mode, backwards=False)
         mass = self._message(team, ones.reshape(-1), LANES, forwards)[::LANES]
-        scale = 1 / np.sqrt(np.maximum(mass, np.float32(1e-6)))
-        self._weights *= np.float32(weight) * scale[:, None]
-        self._pixel_weight *= scale[self._pixel]
+        self._weights *= (1 / np.sqrt(np.maximum(mass, np.float32(1e-6))))[:, None]
+        self._scale *= weight
         return self._message(team, ones.reshape(-1), LANES, forwards)[::LANES].copy()
 
     def update(self, team: Team, unary: Floats, message: Floats, q: Floats) -> None:
         """See `Appearance`."""
         pixels = self._indices.shape[0]
-        depth, channels = q.size // pixels, unary.size // pixels
+        depth = q.size // pixels
         cells = self._blurred(team, q, depth, passes_of(self._mode, backwards=False))
         row = self._row
 
         def rows(first: int, last: int) -> None:
             kernels.slice_pixels(cells, depth, self._indices, self._weights, message, first * row, last * row)
-            kernels.update_pixels(unary, message, q, channels, depth, row, first, last)
+            kernels.update_pixels(unary, message, q, depth, row, first, last)
 
         team.share(pixels // row, rows)
 
@@ -112,16 +106,21 @@ class CompiledLattice:
 
     def _blurred(self, team: Team, q: Floats, depth: int, passes: Iterable[bool]) -> Floats:
         cells, other = np.zeros((2, (self.vertices + 1) * depth), np.float32)
+        parts: dict[int, Floats] = {}
 
         def splat(first: int, last: int) -> None:
-            # Threads share the entries evenly, not the vertices.
-            begin, end = np.searchsorted(self._starts[:-1], (first, last)).tolist()
-            kernels.splat_vertices(q, depth, self._starts, self._pixel, self._pixel_weight, cells, begin, end)
+            # Threads meet in vertices, so all but the first have cells of their own.
+            part = cells if first == 0 else parts.setdefault(first, np.zeros_like(cells))
+            kernels.splat_pixels(q, depth, self._indices, self._weights, part, first, last)
 
-        team.share(self._pixel.size, splat)
+        team.share(self._indices.shape[0], splat)
+        for _, part in sorted(parts.items()):
+            cells += part
+        del parts
         side = np.float32(self._mode.side_tap)
         for backwards in passes:
             for links in self._neighbours[::-1] if backwards else self._neighbours:
                 team.share(self.vertices, partial(kernels.blur_vertices, cells, other, depth, links, side))
                 cells, other = other, cells
+        cells *= np.float32(self._scale)
         return cells

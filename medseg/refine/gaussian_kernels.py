@@ -1,4 +1,4 @@
-"""Compiled: a Gaussian along one axis of an array, in place. Line buffers stay in the cache."""
+"""Compiled: a Gaussian along one axis of an array. Line buffers stay in the cache."""
 
 # ruff: noqa: PLR0917 - a compiled loop takes plain arrays, and a call costs
 
@@ -20,11 +20,12 @@ TAPS_AT_ONCE = 4
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def smooth_tiles(data, n, post, taps, scale, first, last):
-    """Along the middle axis of `data` (pre, n, post), post > 1: scale · T(scale · line) with symmetric taps.
+def smooth_tiles(source, data, n, post, taps, scale, first, last):
+    """Along the middle axis of (pre, n, post), post > 1: scale · T(scale · line) with symmetric taps.
 
     Args:
-        data: Flat, changed in place.
+        source: Flat.
+        data: The result, flat; may be the source.
         n: Length of a line.
         post: Fastest axes together.
         taps: At distance 0, 1, …; one more than a multiple of TAPS_AT_ONCE.
@@ -43,7 +44,7 @@ def smooth_tiles(data, n, post, taps, scale, first, last):
         buffer[: reach * width] = 0
         buffer[(reach + n) * width : (2 * reach + n) * width] = 0
         for i in range(n):
-            line = data[base + i * post : base + i * post + width]
+            line = source[base + i * post : base + i * post + width]
             copy = buffer[(reach + i) * width : (reach + i + 1) * width]
             factor = scale[i]
             for x in range(width):
@@ -63,8 +64,8 @@ def smooth_tiles(data, n, post, taps, scale, first, last):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def smooth_rows(data, n, taps, scale, first, last):
-    """As `smooth_tiles` along the fastest axis, for lines first … last of `data` (lines, n)."""
+def smooth_rows(source, data, n, taps, scale, first, last):
+    """As `smooth_tiles` along the fastest axis, for lines first … last of (lines, n)."""
     reach = taps.size - 1
     step = n + reach  # lines one after the other, with room for the taps in between
     batch = max(2 * SEGMENT // step, 1)
@@ -73,7 +74,7 @@ def smooth_rows(data, n, taps, scale, first, last):
     for begin in range(first, last, batch):
         count = min(begin + batch, last) - begin
         for k in range(count):
-            line = data[(begin + k) * n : (begin + k + 1) * n]
+            line = source[(begin + k) * n : (begin + k + 1) * n]
             copy = buffer[reach + k * step : reach + k * step + n]
             for x in range(n):
                 copy[x] = line[x] * scale[x]
@@ -94,9 +95,9 @@ def smooth_rows(data, n, taps, scale, first, last):
 def _sum_taps(buffer, middle, width, taps, total):
     """total[x] = Σ taps[|m|] · buffer[middle + x + m · width]."""
     count = total.size
-    source = buffer[middle : middle + count]
+    centre = buffer[middle : middle + count]
     for x in range(count):
-        total[x] = taps[0] * source[x]
+        total[x] = taps[0] * centre[x]
     for m in range(1, taps.size, TAPS_AT_ONCE):
         low, high = middle - m * width, middle + m * width
         low1, high1 = buffer[low : low + count], buffer[high : high + count]

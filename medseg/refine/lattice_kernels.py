@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from medseg.refine.lane_kernels import FAST, LANES, ONE, THREE, TWO, U, add4
-from medseg.refine.update_kernels import update_row
+from medseg.refine.update_kernels import exp_in_place
 
 _EMPTY = np.int64(-1)
 _GOLDEN = U(0x9E3779B97F4A7C15)  # Fibonacci hashing
@@ -47,14 +47,14 @@ def find(key, keys, numbers, missing):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def embed_pixels(features, stretch, lowest, strides, table, vertices, indices, weights):
+def embed_pixels(features, stretch, origin, steps, table, vertices, indices, weights):
     """Number the d+1 lattice points around every pixel and weigh them; gives how many there are.
 
     Args:
         features: (d, pixels) in units of their sd.
         stretch: (d,) from a feature to its axis in the plane of d+1 coordinates that sum to zero.
-        lowest: (d,) step counts from which the digits of a key count.
-        strides: (d,) of the digits.
+        origin: Key of the point at zero.
+        steps: (d+1,) what a step along each direction adds to a key.
         table: Keys (a power of two, -1 where empty) and numbers.
         vertices: Room for the keys in order of their numbers; -1 is given back when it is full.
         indices: (pixels, d+1), filled.
@@ -62,8 +62,9 @@ def embed_pixels(features, stretch, lowest, strides, table, vertices, indices, w
     """
     keys, numbers = table
     d, pixels = features.shape
-    elevated, nearest = np.empty(d + 1), np.empty(d + 1, np.int64)
-    rank, share = np.empty(d + 1, np.int64), np.empty(d + 2)
+    elevated, above, share = np.empty(d + 1), np.empty(d + 1), np.empty(d + 2)
+    nearest, rank, by_rank = np.empty(d + 1, np.int64), np.empty(d + 1, np.int64), np.empty(d + 1, np.int64)
+    strides = steps[:d]
     count = 0
     for p in range(pixels):
         total = 0.0
@@ -76,11 +77,11 @@ def embed_pixels(features, stretch, lowest, strides, table, vertices, indices, w
         for j in range(d + 1):
             nearest[j] = np.int64(np.rint(elevated[j] / (d + 1)))
             excess += nearest[j]
-            nearest[j] *= d + 1
+            above[j] = elevated[j] - nearest[j] * (d + 1)
             rank[j] = 0
         for j in range(d):
             for i in range(j + 1, d + 1):
-                if elevated[j] - nearest[j] < elevated[i] - nearest[i]:
+                if above[j] < above[i]:
                     rank[j] += 1
                 else:
                     rank[i] += 1
@@ -89,23 +90,27 @@ def embed_pixels(features, stretch, lowest, strides, table, vertices, indices, w
             rank[j] += excess
             if rank[j] < 0:
                 rank[j] += d + 1
-                nearest[j] += d + 1
+                nearest[j] += 1
+                above[j] -= d + 1
             elif rank[j] > d:
                 rank[j] -= d + 1
-                nearest[j] -= d + 1
-            delta = (elevated[j] - nearest[j]) / (d + 1)
+                nearest[j] -= 1
+                above[j] += d + 1
+            delta = above[j] / (d + 1)
             share[d - rank[j]] += delta
             share[d + 1 - rank[j]] -= delta
         share[0] += 1 + share[d + 1]
         if count + d + 1 > vertices.size:
             return -1
+        # The step counts of the lowest corner: (last coordinate - coordinate j) / (d+1), nearest being multiples.
+        key = origin
+        for j in range(d):
+            key += (nearest[d] - nearest[j]) * strides[j]
+            by_rank[rank[j]] = j
+        by_rank[rank[d]] = d
         for corner in range(d + 1):
-            # Step counts: (last coordinate - coordinate j) / (d+1).
-            last = nearest[d] + corner - ((d + 1) if rank[d] > d - corner else 0)
-            key = np.int64(0)
-            for j in range(d):
-                here = nearest[j] + corner - ((d + 1) if rank[j] > d - corner else 0)
-                key += ((last - here) // (d + 1) - lowest[j]) * strides[j]
+            if corner > 0:  # the next corner is a step along the coordinate whose turn it is
+                key += steps[by_rank[d + 1 - corner]]
             number, count = _find_or_add(key, keys, numbers, vertices, count)
             indices[p, corner] = number
             weights[p, corner] = share[corner]
@@ -138,40 +143,21 @@ def link_vertices(steps, table, vertices, neighbours):
             neighbours[j, m, 1] = find(vertices[m] - steps[j], keys, numbers, missing)
 
 
-@njit(cache=True, nogil=True)
-@no_type_check
-def transpose(indices, weights, starts, pixel, weight):
-    """The pixels of every vertex, in order, and their weights for it; starts (vertices + 1,) comes zeroed."""
-    pixels, corners = indices.shape
-    for p in range(pixels):
-        for r in range(corners):
-            starts[indices[p, r] + 1] += 1
-    for m in range(starts.size - 1):
-        starts[m + 1] += starts[m]
-    place = starts[:-1].copy()
-    for p in range(pixels):
-        for r in range(corners):
-            slot = place[indices[p, r]]
-            place[indices[p, r]] += 1
-            pixel[slot] = p
-            weight[slot] = weights[p, r]
-
-
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def splat_vertices(q, depth, starts, pixel, weight, cells, first, last):
-    """Fill cells (vertices, depth) first … last with the weighted sums of their pixels of q (pixels, depth)."""
-    depth, four = U(depth), U(LANES)
-    for m in range(first, last):
-        target = U(m) * depth
-        for b in range(target, target + depth):
-            cells[b] = 0
-        for entry in range(U(starts[m]), U(starts[m + 1])):
-            source = U(pixel[entry]) * depth
-            w = weight[entry]
-            for b in range(U(0), depth, four):
-                s = source + b
-                add4(cells, target + b, w, (q[s], q[s + ONE], q[s + TWO], q[s + THREE]))
+def splat_pixels(q, depth, indices, weights, cells, first, last):
+    """Add the weighted pixels first … last of q (pixels, depth) to the cells (vertices, depth).
+
+    Neighbouring pixels share most of their vertices, so the cells that are added to stay in the cache.
+    """
+    corners, depth, four = U(indices.shape[1]), U(depth), U(LANES)
+    flat_indices, flat_weights = indices.reshape(-1), weights.reshape(-1)
+    for p in range(U(first), U(last)):
+        for b in range(U(0), depth, four):
+            s = p * depth + b
+            x = (q[s], q[s + ONE], q[s + TWO], q[s + THREE])
+            for r in range(p * corners, (p + ONE) * corners):
+                add4(cells, U(flat_indices[r]) * depth + b, flat_weights[r], x)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -197,40 +183,86 @@ def blur_vertices(source, target, depth, neighbours, side, first, last):
 @no_type_check
 def slice_pixels(cells, depth, indices, weights, message, first, last):
     """Add to messages (pixels, depth) first … last the weighted sum of each pixel's cells."""
-    corners = U(indices.shape[1])
-    depth, four = U(depth), U(LANES)
+    corners, depth, four = U(indices.shape[1]), U(depth), U(LANES)
     flat_indices, flat_weights = indices.reshape(-1), weights.reshape(-1)
     for p in range(U(first), U(last)):
-        for b in range(U(0), depth, four):
-            o = p * depth + b
-            y0, y1, y2, y3 = message[o], message[o + ONE], message[o + TWO], message[o + THREE]
-            for r in range(p * corners, (p + ONE) * corners):
-                w = flat_weights[r]
-                i = U(flat_indices[r]) * depth + b
-                y0 += w * cells[i]
-                y1 += w * cells[i + ONE]
-                y2 += w * cells[i + TWO]
-                y3 += w * cells[i + THREE]
-            message[o] = y0
-            message[o + ONE] = y1
-            message[o + TWO] = y2
-            message[o + THREE] = y3
+        for r in range(p * corners, (p + ONE) * corners):
+            cell, w = U(flat_indices[r]) * depth, flat_weights[r]
+            for b in range(U(0), depth, four):
+                c = cell + b
+                add4(message, p * depth + b, w, (cells[c], cells[c + ONE], cells[c + TWO], cells[c + THREE]))
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def update_pixels(unary, message, q, channels, depth, row, first, last):
-    """Probabilities q (pixels, depth) from messages, for rows first … last; unary comes as (rows, channels, row)."""
-    scores = np.empty(channels * row, np.float32)
-    total, highest, power = np.empty(row, np.float32), np.empty(row, np.float32), np.empty(row, np.int32)
-    size = U(row)
+def update_pixels(unary, message, q, depth, row, first, last):
+    """Probabilities q (pixels, depth) from messages, for rows first … last, as `update_row` does it.
+
+    Lanes that are no channel have a unary of minus infinity, or almost.
+    """
+    depth, four = U(depth), U(LANES)
+    power = np.empty(np.int64(depth) * row, np.int32)
+    zero = np.empty(row, np.float32)
     for line in range(first, last):
-        base = U(line * row) * U(depth)
-        for v in range(size):
-            for c in range(U(channels)):
-                scores[c * size + v] = message[base + v * U(depth) + c]
-        part = unary[line * channels * row : (line + 1) * channels * row]
-        update_row(part, scores, channels, total, highest, power)
-        for v in range(size):
-            for c in range(U(channels)):
-                q[base + v * U(depth) + c] = scores[c * size + v]
+        begin = U(line * row) * depth
+        for v in range(row):
+            zero[v] = -_scores(unary, message, q, depth, four, begin + U(v) * depth)
+        exp_in_place(q[begin : begin + U(row) * depth], power)
+        exp_in_place(zero, power[:row])
+        for v in range(row):
+            _normalise(q, zero[v], depth, four, begin + U(v) * depth)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _scores(unary, message, q, depth, four, begin):
+    """Write a pixel's scores to q, less the highest of them or of label 0's zero; give the highest."""
+    s0 = s1 = s2 = s3 = np.float32(0)
+    for o in range(begin, begin + depth, four):
+        s0 += message[o]
+        s1 += message[o + ONE]
+        s2 += message[o + TWO]
+        s3 += message[o + THREE]
+    total = (s0 + s1) + (s2 + s3)
+    h0 = h1 = h2 = h3 = np.float32(0)
+    for o in range(begin, begin + depth, four):
+        z0 = unary[o] + message[o] + total
+        z1 = unary[o + ONE] + message[o + ONE] + total
+        z2 = unary[o + TWO] + message[o + TWO] + total
+        z3 = unary[o + THREE] + message[o + THREE] + total
+        q[o] = z0
+        q[o + ONE] = z1
+        q[o + TWO] = z2
+        q[o + THREE] = z3
+        h0 = z0 if z0 > h0 else h0
+        h1 = z1 if z1 > h1 else h1
+        h2 = z2 if z2 > h2 else h2
+        h3 = z3 if z3 > h3 else h3
+    h0 = h1 if h1 > h0 else h0
+    h2 = h3 if h3 > h2 else h2
+    h0 = h2 if h2 > h0 else h0
+    for o in range(begin, begin + depth, four):
+        z0, z1, z2, z3 = q[o] - h0, q[o + ONE] - h0, q[o + TWO] - h0, q[o + THREE] - h0
+        q[o] = z0
+        q[o + ONE] = z1
+        q[o + TWO] = z2
+        q[o + THREE] = z3
+    return h0
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _normalise(q, zero, depth, four, begin):
+    s0 = s1 = s2 = s3 = np.float32(0)
+    for o in range(begin, begin + depth, four):
+        s0 += q[o]
+        s1 += q[o + ONE]
+        s2 += q[o + TWO]
+        s3 += q[o + THREE]
+    inverse = np.float32(1) / (zero + (s0 + s1) + (s2 + s3))
+    for o in range(begin, begin + depth, four):
+        x0, x1, x2, x3 = q[o] * inverse, q[o + ONE] * inverse, q[o + TWO] * inverse, q[o + THREE] * inverse
+        q[o] = x0
+        q[o + ONE] = x1
+        q[o + TWO] = x2
+        q[o + THREE] = x3
