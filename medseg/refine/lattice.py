@@ -38,8 +38,8 @@ class LatticeMode:
 
 
 USUAL = LatticeMode()
-# Measured on crops of a photograph: of the fineness from 1 to 1.7, with one to three passes and up to two rings, this has
-# the smallest error, some twenty times less than the usual lattice.
+# Measured on crops of a photograph: of the fineness from 1 to 1.7, with one to three passes and up to two rings, this
+# has the smallest error, some twenty times less than the usual lattice.
 ACCURATE = LatticeMode(fineness=1.2, passes=2, dilations=1)
 
 
