@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medseg import __version__
-from medseg.errors import BatchError, ConfigError, InputError, MedsegError
+from medseg.cli_batch import batch
+from medseg.errors import BatchError, InputError, MedsegError
+from medseg.options import FILE, prediction_options, prediction_settings, silence_libraries
 from medseg.program import EXIT_CODES, Program, complain
 
 if TYPE_CHECKING:
-    from medseg.case import Result
-    from medseg.config import PredictConfig
+    from medseg.cases import Result
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
-_FILE = click.Path(path_type=Path)
 
 
 @click.group("medseg", cls=Program, context_settings=_CONTEXT, epilog=EXIT_CODES)
@@ -31,6 +30,7 @@ def main() -> None:
     \b
     medseg predict scan.nii.gz             scan_seg.nii.gz beside the scan
     medseg predict dicom_folder -o out     all results into out/
+    medseg batch scans out                 all that is new or has changed
     medseg evaluate truth.nii.gz scan_seg.nii.gz
     medseg models                          what can be segmented
     """
@@ -39,22 +39,9 @@ def main() -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("inputs", nargs=-1, metavar="[SCAN]...")
 @click.option("-i", "--input", "more_inputs", multiple=True, metavar="SCAN", help="The same as the argument.")
-@click.option("-o", "--output", type=_FILE, help="A mask (.nii.gz, .nii, .dcm) or a folder.")
-@click.option("--model", metavar="NAME|FOLDER", help="Default: the shipped model that takes the scan.")
-@click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
-@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="Share of a window seen twice.")
-@click.option("--disable-tta", is_flag=True, default=None, help="No mirrored passes (test-time augmentation).")
-@click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25; labels may differ.")
-@click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only.")
-@click.option("--output-type", metavar="TYPE", help="nifti (default), dicom-seg, dicom-seg-binary, dicom-rtstruct.")
-@click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
-@click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
-@click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
+@click.option("-o", "--output", type=FILE, help="A mask (.nii.gz, .nii, .dcm) or a folder.")
 @click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
-@click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
-@click.option("--quiet", is_flag=True, help="Errors only.")
-@click.option("--verbose", is_flag=True, help="Stages, seconds and memory too.")
+@prediction_options
 def predict(
     inputs: tuple[str, ...],
     more_inputs: tuple[str, ...],
@@ -100,9 +87,10 @@ def predict(
     patterns = (*inputs, *more_inputs)
     if not patterns:
         raise click.UsageError("No scan was given.", click.get_current_context())
-    settings = _predict_settings(config, options)
-    _silence_libraries(verbose)
-    from medseg.case import Predictor, plan_cases, run_cases
+    settings = prediction_settings(config, options)
+    silence_libraries(verbose)
+    from medseg.case import Predictor, run_cases
+    from medseg.cases import plan_cases
     from medseg.console import CaseProgress, describe, summary
     from medseg.devices import choose_device
     from medseg.inputs import find_inputs
@@ -121,20 +109,6 @@ def predict(
     _raise_failures(results)
 
 
-def _predict_settings(config: Path | None, options: dict[str, Any]) -> PredictConfig:
-    """The configuration file with the options that were given on top."""
-    from medseg.config import PredictConfig, load_config, validate
-
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    if "roi_subset" in given:
-        given["roi_subset"] = [name.strip() for names in given["roi_subset"] for name in names.split(",")]
-    available = get_args(PredictConfig.model_fields["output_type"].annotation)
-    if given.get("output_type", available[0]) not in available:
-        raise ConfigError(f"Output type {given['output_type']!r} is not available; available: {', '.join(available)}.")
-    base = load_config(config, PredictConfig) if config else PredictConfig()
-    return validate({**base.model_dump(), **given}, PredictConfig, where="options")
-
-
 def _raise_failures(results: Sequence[Result]) -> None:
     failed = [(result.case.input.name, result.error) for result in results if result.error is not None]
     if not failed:
@@ -149,13 +123,13 @@ def _raise_failures(results: Sequence[Result]) -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("config", type=_FILE)
-@click.option("-o", "--output", type=_FILE, help="Folder of the run (default: runs/NAME of the configuration).")
+@click.argument("config", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Folder of the run (default: runs/NAME of the configuration).")
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in the output folder.")
 @click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--architecture", metavar="NAME", help="Instead of the configuration's; `medseg models` lists them.")
-@click.option("--data", "--root", "root", type=_FILE, help="Data set, instead of the configuration's.")
+@click.option("--data", "--root", "root", type=FILE, help="Data set, instead of the configuration's.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="Errors only.")
 @click.option("--verbose", is_flag=True, help="Warnings of the libraries too.")
@@ -176,7 +150,7 @@ def train(
     medseg train configs/train/hippocampus.yaml -o runs/hippocampus
     medseg train configs/train/hippocampus.yaml -o runs/hippocampus --resume
     """
-    _silence_libraries(verbose)
+    silence_libraries(verbose)
     from medseg.training import train as run
 
     folder = run(config, output=output or Path("runs") / config.stem, progress=not quiet, **options)
@@ -187,10 +161,10 @@ def train(
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("reference", type=_FILE)
-@click.argument("prediction", type=_FILE)
+@click.argument("reference", type=FILE)
+@click.argument("prediction", type=FILE)
 @click.option("--resample", is_flag=True, help="Bring the prediction onto the reference's grid (nearest).")
-@click.option("-o", "--output", type=_FILE, help="Also write the JSON here: a file, or a folder for summary.json.")
+@click.option("-o", "--output", type=FILE, help="Also write the JSON here: a file, or a folder for summary.json.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout instead of the table.")
 def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | None, as_json: bool) -> None:
     """Compare a label file with its reference: Dice and IoU.
@@ -201,7 +175,7 @@ def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | N
     \b
     medseg evaluate truth.nii.gz scan_seg.nii.gz
     """
-    _silence_libraries(verbose=False)
+    silence_libraries(verbose=False)
     from medseg.atomic import write_text
     from medseg.pipeline import evaluate as compare
 
@@ -212,9 +186,9 @@ def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | N
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("labels", type=_FILE)
-@click.argument("output", type=_FILE)
-@click.option("--source", metavar="SCAN", type=_FILE, help="The series that the labels belong to.")
+@click.argument("labels", type=FILE)
+@click.argument("output", type=FILE)
+@click.option("--source", metavar="SCAN", type=FILE, help="The series that the labels belong to.")
 @click.option("--output-type", metavar="TYPE", help="As of predict; default: by OUTPUT's ending (.dcm: dicom-seg).")
 @click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Convert these labels only.")
 @click.option("--algorithm", metavar="NAME", help="What made the labels; unknown if not given.")
@@ -231,7 +205,7 @@ def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bo
     medseg convert seg.dcm plan.dcm --source dicom_folder \\
         --output-type dicom-rtstruct
     """
-    _silence_libraries(verbose=False)
+    silence_libraries(verbose=False)
     from medseg.convert import convert as run
 
     names = [name.strip() for several in roi_subset for name in several.split(",")]
@@ -246,7 +220,7 @@ def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bo
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("path", type=_FILE)
+@click.argument("path", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 def inspect(path: Path, as_json: bool) -> None:
     """Tell what a file or folder holds, without reading voxels.
@@ -278,7 +252,4 @@ def models(architectures: bool, as_json: bool) -> None:
     click.echo(json.dumps(content) if as_json else models_text(content))
 
 
-def _silence_libraries(verbose: bool) -> None:
-    """Keep the libraries' warnings off a screen that shall hold one line an error."""
-    if not verbose:
-        warnings.simplefilter("ignore")
+main.add_command(batch)

@@ -45,7 +45,7 @@ class Input:
         return tuple(path for series in self.series for path in series.paths)
 
 
-def find_inputs(patterns: Sequence[str], *, channels: int = 1) -> tuple[Input, ...]:
+def find_inputs(patterns: Sequence[str], *, channels: int = 1, apart: bool = True) -> tuple[Input, ...]:
     """List the scans that files, folders and globs name.
 
     A folder gives every scan in it and below, but no mask that medseg wrote. What looks like a scan but cannot be read
@@ -54,6 +54,8 @@ def find_inputs(patterns: Sequence[str], *, channels: int = 1) -> tuple[Input, .
     Args:
         patterns: Files, folders or globs.
         channels: What the model takes; above 1, files CASE_0000, CASE_0001, ... become one scan.
+        apart: Whether no two scans shall bear one name; else only those of one folder differ, and a scan that is added
+            elsewhere changes no other's name.
 
     Raises:
         InputError: If a pattern names nothing, or nothing that could be a scan.
@@ -66,7 +68,12 @@ def find_inputs(patterns: Sequence[str], *, channels: int = 1) -> tuple[Input, .
         # A file that several patterns name is one scan.
         found.update({tuple(path.resolve() for path in one.paths): one for one in inputs})
     inputs = _grouped(list(found.values()), channels) if channels > 1 else list(found.values())
-    return tuple(_distinct(inputs))
+    if apart:
+        return tuple(_distinct(inputs))
+    folders: dict[Path, list[Input]] = {}
+    for one in inputs:
+        folders.setdefault(one.beside, []).append(one)
+    return tuple(one for members in folders.values() for one in _distinct(members))
 
 
 def read_input(scan_: Input, *, channels: int, frame: int | None) -> Volume:
