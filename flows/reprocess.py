@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.requests import ArchiveRequest
+from flows.forms import ArchiveRequest
 from medseg.batch import run_batch
 from medseg.cases import Case, plan_tree
 from medseg.config import PredictConfig

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 import medseg
-from flows.requests import StudyRequest
+from flows.forms import StudyRequest
 from medseg.batch import Runner
 from medseg.cases import Case, plan_tree
 from medseg.choice import fitting

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from prefect.deployments import run_deployment
 
-from flows.requests import StudyRequest
+from flows.forms import StudyRequest
 from medseg.config import PredictConfig
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError  # noqa: E402
 
 import medseg.case  # noqa: E402
 from flows.reprocess import reprocess_studies  # noqa: E402
-from flows.requests import ArchiveRequest, StudyRequest  # noqa: E402
+from flows.forms import ArchiveRequest, StudyRequest  # noqa: E402
 from flows.segment_study import runner_for, segment_scan, segment_study  # noqa: E402
 from medseg.config import PredictConfig  # noqa: E402
 from medseg.errors import BatchError, InputError  # noqa: E402
