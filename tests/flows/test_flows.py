@@ -1,8 +1,10 @@
+import importlib.util
 import json
 from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 prefect = pytest.importorskip("prefect", reason="needs the extra: pip install 'medseg[flows]'")
 
@@ -11,8 +13,9 @@ from prefect.client.schemas.objects import Flow  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 import medseg.case  # noqa: E402
-from flows.reprocess import reprocess_studies  # noqa: E402
 from flows.forms import ArchiveRequest, StudyRequest  # noqa: E402
+from flows.heartbeats import install  # noqa: E402
+from flows.reprocess import reprocess_studies  # noqa: E402
 from flows.segment_study import runner_for, segment_scan, segment_study  # noqa: E402
 from medseg.config import PredictConfig  # noqa: E402
 from medseg.errors import BatchError, InputError  # noqa: E402
@@ -134,3 +137,23 @@ def test_bad_study_of_an_archive_fails_the_run_once_and_the_others_are_done(tmp_
     assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/run.json")) == ["a", "b"]
     assert any("bad" in text for text in artifacts("failed"))
     assert reprocess_studies(request) == 0
+
+
+def test_deployments_name_flows_that_exist():
+    root = Path(__file__).parents[2]
+    names = []
+    for deployment in yaml.safe_load((root / "flows" / "prefect.yaml").read_text())["deployments"]:
+        path, name = deployment["entrypoint"].split(":")
+        entry = {"segment_study": segment_study, "reprocess_studies": reprocess_studies}[name]
+        assert Path(entry.fn.__code__.co_filename) == root / path
+        names.append(f"{entry.name}/{deployment['name']}")
+    assert names == ["segment-study/local", "segment-study/gpu", "reprocess-studies/nightly"]
+
+
+def test_no_file_of_flows_hides_a_package_when_prefect_loads_it_as_a_script():
+    folder = Path(__file__).parents[2] / "flows"
+    assert [path.stem for path in folder.glob("[a-z]*.py") if importlib.util.find_spec(path.stem)] == []
+
+
+def test_automation_for_silent_runs_is_installed_once():
+    assert install().id == install().id
