@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -22,6 +22,7 @@ from medseg.devices import choose_device
 from medseg.errors import MedsegError, ResourceError
 from medseg.ledger import Failure, record_folder, write_failure
 from medseg.resources import out_of_memory, resource_error
+from medseg.study import DEFAULT_OPTIONS, ScanOptions
 from medseg.triage import Triage
 
 _END_S = 10  # how long a process that has nothing left to do may take to end
@@ -33,12 +34,21 @@ class Runner:
     Args:
         settings: What the user asks for.
         frame: Which volume of a file that holds several.
+        options: How the scans were looked for.
         force: Whether to do also what is done.
     """
 
-    def __init__(self, settings: PredictConfig, *, frame: int | None = None, force: bool = False) -> None:
-        self._triage = Triage(settings, frame=frame)
-        self._predictor = Predictor(settings, device=choose_device(settings.device), frame=frame)
+    def __init__(
+        self,
+        settings: PredictConfig,
+        *,
+        frame: int | None = None,
+        options: ScanOptions = DEFAULT_OPTIONS,
+        force: bool = False,
+    ) -> None:
+        self._triage = Triage(settings, frame=frame, options=options)
+        device = choose_device(settings.device)
+        self._predictor = Predictor(settings, device=device, frame=frame, options=options)
         self._skip_done = not force
 
     @property
@@ -92,6 +102,7 @@ def run_batch(
     settings: PredictConfig,
     *,
     frame: int | None = None,
+    options: ScanOptions = DEFAULT_OPTIONS,
     force: bool = False,
     jobs: int = 1,
     progress: Callable[[Case], Progress],
@@ -102,6 +113,7 @@ def run_batch(
         cases: What to do.
         settings: What the user asks for.
         frame: Which volume of a file that holds several.
+        options: How the scans were looked for.
         force: Whether to do also what is done.
         jobs: How many processes; with one, it is this one.
         progress: Gives a case its progress function; with several jobs it is not used.
@@ -110,9 +122,10 @@ def run_batch(
         A result for every case, failed ones among them.
     """
     if jobs > 1:
-        yield from _Team(settings, frame, force, min(jobs, len(cases))).run(cases)
+        how = {"frame": frame, "options": options, "force": force}
+        yield from _Team(settings, how, min(jobs, len(cases))).run(cases)
         return
-    runner = Runner(settings, frame=frame, force=force)
+    runner = Runner(settings, frame=frame, options=options, force=force)
     waiting = deque((case, False) for case in cases)
     while waiting:
         case, patient = waiting.popleft()
@@ -126,11 +139,11 @@ def run_batch(
 class _Team:
     """Processes that each do one case at a time; one that dies takes no other case with it."""
 
-    def __init__(self, settings: PredictConfig, frame: int | None, force: bool, size: int) -> None:
+    def __init__(self, settings: PredictConfig, how: dict[str, Any], size: int) -> None:
         # A forked child would inherit locks of torch's threads, and could not use the GPU.
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (settings, frame, force, max(1, (os.cpu_count() or 1) // size))
-        self._triage = Triage(settings, frame=frame)
+        self._arguments = (settings, how, max(1, (os.cpu_count() or 1) // size))
+        self._triage = Triage(settings, frame=how["frame"], options=how["options"])
         self._size = size
         self._members: dict[Connection, tuple[BaseProcess, Case]] = {}
 
@@ -188,10 +201,10 @@ class _Team:
         self._give(connection, process, waiting)
 
 
-def _work(connection: Connection, settings: PredictConfig, frame: int | None, force: bool, threads: int) -> None:
+def _work(connection: Connection, settings: PredictConfig, how: dict[str, Any], threads: int) -> None:
     """What a process of a team does until it is left alone."""
     torch.set_num_threads(threads)
-    runner = Runner(settings, frame=frame, force=force)
+    runner = Runner(settings, **how)
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             case, patient = connection.recv()

@@ -29,6 +29,7 @@ from medseg.formats import Algorithm
 from medseg.inputs import Input, find_inputs
 from medseg.labels import LabelSet
 from medseg.ledger import RECORD, own_folder
+from medseg.study import DEFAULT_OPTIONS, ScanOptions
 
 VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
@@ -75,7 +76,9 @@ def is_dataset(root: Path) -> bool:
     return "BIDSVersion" in _json(root / DESCRIPTION)
 
 
-def plan(root: Path, output: Path, output_type: str, *, channels: int = 1) -> tuple[Case, ...]:
+def plan(
+    root: Path, output: Path, output_type: str, *, channels: int = 1, options: ScanOptions = DEFAULT_OPTIONS
+) -> tuple[Case, ...]:
     """Where the masks of a dataset's scans go; its other files, derivatives among them, are passed over.
 
     Raises:
@@ -89,7 +92,8 @@ def plan(root: Path, output: Path, output_type: str, *, channels: int = 1) -> tu
     files = [str(file) for folder in _folders(root) for file in sorted(folder.iterdir()) if _is_scan(file)]
     if not files:
         raise InputError(f"{root}: a BIDS dataset without a scan in sub-*/{{{','.join(_DATATYPES)}}}.")
-    return tuple(_case(one, root, output) for one in find_inputs(files, channels=channels, apart=False))
+    inputs = find_inputs(files, channels=channels, apart=False, options=options)
+    return tuple(_case(one, root, output) for one in inputs)
 
 
 def describe(root: Path, output: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import numpy as np
 from medseg.cases import Case, Result, identity_of
 from medseg.choice import Choice, fitting, named
 from medseg.config import PredictConfig
-from medseg.devices import device_title, peak_device_memory_mib
+from medseg.devices import device_title
 from medseg.errors import MedsegError
 from medseg.formats import Algorithm
 from medseg.inputs import Input, read_input
@@ -25,7 +24,6 @@ from medseg.ledger import (
     Output,
     Record,
     Scan,
-    Stage,
     Status,
     UsedModel,
     record_folder,
@@ -35,11 +33,13 @@ from medseg.ledger import (
 )
 from medseg.locks import locked
 from medseg.model import Model, load_model
-from medseg.outputs import source_of
+from medseg.outputs import read_from, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
-from medseg.resources import peak_memory_mib, resource_error
-from medseg.study import Finding
+from medseg.refine import crf_refiner
+from medseg.resources import resource_error
+from medseg.stages import Stages
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
 from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
@@ -54,13 +54,24 @@ class Predictor:
         settings: What the user asked for.
         device: As torch calls it.
         frame: Which volume of a file that holds several.
+        options: How the scans were looked for, which can change what is read.
     """
 
-    def __init__(self, settings: PredictConfig, *, device: str, frame: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: PredictConfig,
+        *,
+        device: str,
+        frame: int | None = None,
+        options: ScanOptions = DEFAULT_OPTIONS,
+    ) -> None:
         self.settings = settings
         self.device = device
         self.frame = frame
+        self.options = options
         self._named = named(settings)
+        if settings.crf and settings.crf != "auto":
+            crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
         self._models: dict[Path, Model] = {}
 
     @property
@@ -93,7 +104,7 @@ class Predictor:
         choice = self._named or fitting(case.input, self.settings)
         stages = Stages(self.device)
         stamp = stamp_of(case.input.paths)  # before the content, so that a change on the way shows the next time
-        identity = identity_of(choice, self.frame, sha256_of(case.input.paths))
+        identity = identity_of(choice, self.frame, self.options, sha256_of(case.input.paths))
         stages.lap("hash")
         with locked(case.mask, wait=wait) as ours:
             if not ours:
@@ -126,8 +137,9 @@ class Predictor:
                 mask=case.mask,
                 preferred=case.folder,
                 settings=self.settings,
-                source=source,
+                source=read_from(volume, source),
                 algorithm=Algorithm(choice.info.name, choice.info.card.version),
+                about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
                 record=record,
                 sidecars=case.sidecars,
             )
@@ -147,7 +159,8 @@ class Predictor:
         if smaller and device == self.device:
             windows = replace(choice, settings=choice.settings.model_copy(update={"fast": True})).windows
         model = replace(self._models[choice.folder], windows=windows)
-        segmentation = segment(volume, model, device=device, progress=progress)
+        refiners = [crf_refiner(choice.crf)] if choice.crf else []
+        segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)
@@ -191,28 +204,6 @@ def run_cases(
             waiting.append((case, True))
         else:
             yield result
-
-
-class Stages:
-    """Seconds and peak memory of the steps of a case."""
-
-    def __init__(self, device: str) -> None:
-        self.done: list[Stage] = []
-        self._device = device
-        self._since = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """End a step that began when the last one ended."""
-        now = time.perf_counter()
-        self.done.append(
-            Stage(
-                name=name,
-                seconds=round(now - self._since, 3),
-                peak_memory_mib=peak_memory_mib(),
-                peak_device_memory_mib=peak_device_memory_mib(self._device),
-            )
-        )
-        self._since = now
 
 
 def keep(segmentation: Segmentation, labels: LabelSet) -> Segmentation:

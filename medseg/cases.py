@@ -14,6 +14,7 @@ from medseg.inputs import Input
 from medseg.labels import LabelSet
 from medseg.ledger import Identity, Record, Status, own_folder
 from medseg.outputs import MASK_ENDINGS, is_mask
+from medseg.study import ScanOptions
 
 # Given the labels and what made them: {path: text}.
 Sidecars = Callable[[LabelSet, Algorithm], Mapping[Path, str]]
@@ -105,6 +106,7 @@ def plan_tree(inputs: Sequence[Input], root: Path, output: Path, output_type: st
     return tuple(cases)
 
 
-def identity_of(choice: Choice, frame: int | None, input_sha256: str) -> Identity:
+def identity_of(choice: Choice, frame: int | None, options: ScanOptions, input_sha256: str) -> Identity:
     """What decides the outputs of a case."""
-    return Identity(input_sha256, choice.info.sha256, {**choice.to_json(), "frame": frame}, __version__)
+    reading = {"frame": frame, "geometry": options.geometry, "prefer": options.prefer}
+    return Identity(input_sha256, choice.info.sha256, {**choice.to_json(), **reading}, __version__)

@@ -55,6 +55,13 @@ class Choice:
             changes["overlap"] = settings.overlap
         return self.info.windows.model_copy(update=changes)
 
+    @property
+    def crf(self) -> str | None:
+        """The preset of the dense CRF that refines the scores, if one is asked for."""
+        if self.settings.crf != "auto":
+            return self.settings.crf
+        return "ct" if self.info.accepts.modalities == ("CT",) else "mr"
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights, as plain JSON values."""
         return {
@@ -62,7 +69,8 @@ class Choice:
             "preparation": self.info.preparation.model_dump(mode="json"),
             "windows": self.windows.model_dump(mode="json"),
             "labels": {str(index): name for index, name in self.labels.names.items()},
-            **self.settings.model_dump(mode="json", include={"fast", "output_type", "statistics", "preview"}),
+            "crf": self.crf,
+            **self.settings.model_dump(mode="json", include={"fast", "output_type", "statistics", "preview", "report"}),
         }
 
 

@@ -12,8 +12,11 @@ import click
 
 from medseg import __version__
 from medseg.cli_batch import batch
+from medseg.cli_evaluate import evaluate
+from medseg.cli_voc import voc
 from medseg.errors import BatchError, InputError, MedsegError
-from medseg.options import FILE, prediction_options, prediction_settings, silence_libraries
+from medseg.options import FILE, prediction_options, prediction_settings, scan_options, silence_libraries
+from medseg.pacs.commands import pacs
 from medseg.program import EXIT_CODES, Program, complain
 
 if TYPE_CHECKING:
@@ -56,15 +59,16 @@ def predict(
 ) -> None:
     """Label every voxel of one or more scans.
 
-    SCAN is a file, a folder (of scans, or a DICOM series) or a quoted glob. For
-    a model of several channels: files CASE_0000.nii.gz, CASE_0001.nii.gz, ... or
-    a 4D file.
+    SCAN is a file, a folder (of scans, or a DICOM series), a zip or tar of one, a
+    DICOMDIR, or a quoted glob. For a model of several channels: files
+    CASE_0000.nii.gz, CASE_0001.nii.gz, ... or a 4D file.
 
     \b
     What is written for scan.nii.gz:
       scan_seg.nii.gz    labels on the scan's own grid
       statistics.json    volume, voxels, mean intensity of every label
       preview.png        three slices with contours
+      report.html        all of it to read and look at, with --report
       run.json           hashes, versions, settings, findings, seconds
     Where:
       no -o              scan_seg.nii.gz beside the scan (a DICOM series: beside
@@ -87,6 +91,7 @@ def predict(
     patterns = (*inputs, *more_inputs)
     if not patterns:
         raise click.UsageError("No scan was given.", click.get_current_context())
+    reading = scan_options(options)
     settings = prediction_settings(config, options)
     silence_libraries(verbose)
     from medseg.case import Predictor, run_cases
@@ -95,8 +100,9 @@ def predict(
     from medseg.devices import choose_device
     from medseg.inputs import find_inputs
 
-    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame)
-    cases = plan_cases(find_inputs(patterns, channels=predictor.channels), output, settings.output_type)
+    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame, options=reading)
+    scans = find_inputs(patterns, channels=predictor.channels, options=reading)
+    cases = plan_cases(scans, output, settings.output_type)
     results: list[Result] = []
     with CaseProgress(len(cases), show=not quiet) as progress:
         for result in run_cases(cases, predictor, progress=progress.begin, skip_done=continue_prediction):
@@ -161,31 +167,6 @@ def train(
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("reference", type=FILE)
-@click.argument("prediction", type=FILE)
-@click.option("--resample", is_flag=True, help="Bring the prediction onto the reference's grid (nearest).")
-@click.option("-o", "--output", type=FILE, help="Also write the JSON here: a file, or a folder for summary.json.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout instead of the table.")
-def evaluate(reference: Path, prediction: Path, resample: bool, output: Path | None, as_json: bool) -> None:
-    """Compare a label file with its reference: Dice and IoU.
-
-    Files whose axes are in another order are compared where they lie in space;
-    other grids need --resample. Names come from the files' headers.
-
-    \b
-    medseg evaluate truth.nii.gz scan_seg.nii.gz
-    """
-    silence_libraries(verbose=False)
-    from medseg.atomic import write_text
-    from medseg.pipeline import evaluate as compare
-
-    report = compare(reference, prediction, resample=resample)
-    if output is not None:
-        write_text(output if output.suffix == ".json" else output / "summary.json", report.to_json() + "\n")
-    click.echo(report.to_json() if as_json else report.to_text())
-
-
-@main.command(epilog=EXIT_CODES)
 @click.argument("labels", type=FILE)
 @click.argument("output", type=FILE)
 @click.option("--source", metavar="SCAN", type=FILE, help="The series that the labels belong to.")
@@ -220,36 +201,47 @@ def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bo
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("path", type=FILE)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--geometry", type=click.Choice(["repair", "strict"]), default="repair", help="As `predict` has it.")
+@click.option("--prefer", type=click.Choice(["latest"]), help="As `predict` has it.")
+@click.option("--keep-identifiers", is_flag=True, help="Show descriptions and ids as they are: patient data.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
-def inspect(path: Path, as_json: bool) -> None:
-    """Tell what a file or folder holds, without reading voxels.
+def inspect(paths: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Tell what files or folders hold, without reading voxels.
 
-    Lists every scan with its grid and what is doubtful about it, and every other
-    file with the reason why it is none. Ends with 3 if no scan can be read.
+    PATH is a file, folder, glob, zip, tar or DICOMDIR. Lists every scan with its
+    grid, doubts and whether `predict` would take it, and every other file with
+    the reason why it is none. Ends with 3 if no scan can be read.
     """
-    from medseg.console import study_json, study_text
+    from medseg.console import FileProgress, study_json, study_text
     from medseg.formats import scan
+    from medseg.study import ScanOptions
 
-    study = scan(path)
+    with FileProgress() as progress:
+        study = scan(paths, options=ScanOptions(**options), progress=progress.done)
     click.echo(json.dumps(study_json(study)) if as_json else study_text(study))
     if not study.readable:
-        raise InputError(f"{path}: no scan here can be read; the list says why.")
+        raise InputError(f"{' '.join(paths)}: no scan here can be read; the list says why.")
 
 
 @main.command(epilog=EXIT_CODES)
-@click.option("--architectures", is_flag=True, help="The architectures only.")
+@click.option("--architectures", is_flag=True, help="The architectures only, with their figures.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 def models(architectures: bool, as_json: bool) -> None:
     """List the models that come with medseg, and the architectures.
 
     A model is ready for `medseg predict --model NAME`; an architecture is what
-    `medseg train --architecture NAME` can train.
+    `medseg train --architecture NAME` can train. With --architectures: their
+    parameters, receptive fields and published figures.
     """
-    from medseg.console import models_json, models_text
+    from medseg.catalogue import architectures_json, architectures_text, models_json, models_text
 
-    content = models_json(with_models=not architectures)
-    click.echo(json.dumps(content) if as_json else models_text(content))
+    content = architectures_json() if architectures else models_json()
+    as_text = architectures_text if architectures else models_text
+    click.echo(json.dumps(content) if as_json else as_text(content))
 
 
-main.add_command(batch)
+for _command in (evaluate, voc, *voc.commands.values()):
+    _command.epilog = EXIT_CODES
+for _command in (batch, evaluate, voc, pacs):
+    main.add_command(_command)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medseg.errors import BatchError, ConfigError, MedsegError
-from medseg.options import FILE, prediction_options, prediction_settings, silence_libraries
+from medseg.options import FILE, prediction_options, prediction_settings, scan_options, silence_libraries
 from medseg.program import EXIT_CODES, complain
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def batch(
     medseg batch scans results --jobs 4
     medseg batch bids bids/derivatives/medseg
     """
+    reading = scan_options(options)
     settings = prediction_settings(config, options)
     silence_libraries(verbose)
     from medseg import bids
@@ -88,14 +89,14 @@ def batch(
 
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output}: a file; give a folder.")
-    triage = Triage(settings, frame=frame, force=force, retry_failed=retry_failed, verify=verify)
+    triage = Triage(settings, frame=frame, options=reading, force=force, retry_failed=retry_failed, verify=verify)
     dataset = bids.is_dataset(source)
     if dataset:
-        cases = bids.plan(source, output, settings.output_type, channels=triage.channels)
+        cases = bids.plan(source, output, settings.output_type, channels=triage.channels, options=reading)
     else:
         from medseg.cases import plan_tree
 
-        inputs = find_inputs([str(source)], channels=triage.channels, apart=False)
+        inputs = find_inputs([str(source)], channels=triage.channels, apart=False, options=reading)
         cases = plan_tree(inputs, source, output, settings.output_type)
     cases = part(cases, source, *shard) if shard else cases
     verdicts = list(triage.judge(cases))
@@ -107,7 +108,9 @@ def batch(
     if todo:
         if dataset:
             bids.describe(source, output)
-        results = _run(todo, settings, frame=frame, force=force, jobs=jobs, quiet=quiet, to_stderr=as_json)
+        results = _run(
+            todo, settings, frame=frame, options=reading, force=force, jobs=jobs, quiet=quiet, to_stderr=as_json
+        )
         if dataset:
             bids.tabulate(output)
     _end(verdicts, results, as_json=as_json, quiet=quiet)

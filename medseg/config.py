@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from medseg.convention import InputConvention
 from medseg.errors import ConfigError
 from medseg.labels import LabelSet
 
@@ -60,13 +61,22 @@ Intensity = Annotated[
 class Preparation(Settings):
     """What is done to every scan before the network sees it, in training and in prediction alike.
 
-    In this order: crop to the foreground, reorient, resample, scale intensities.
+    In this order: crop to the foreground, reorient, resample, scale intensities, convert to a checkpoint's convention.
     """
 
     orientation: str = "RAS"
     spacing_mm: tuple[SpacingEntry, SpacingEntry, SpacingEntry] = (None, None, None)  # None keeps the scan's own
     foreground_above: float | None = None  # crop to the box of voxels above this stored value; None keeps all
     intensity: Intensity = NormaliseIntensity()
+    convention: InputConvention | None = (
+        None  # of a checkpoint that training started from: 0 and 1 become its 0 and 255
+    )
+
+    @model_validator(mode="after")
+    def _grey_values(self) -> Preparation:
+        if self.convention is not None and isinstance(self.intensity, NormaliseIntensity):
+            raise ValueError("a checkpoint's convention needs intensities from 0 to 1: choose window or percentiles")
+        return self
 
     @field_validator("orientation")
     @classmethod
@@ -120,6 +130,7 @@ class NetworkSettings(Settings):
     spatial_dims: Literal[2, 3] = 3
     in_channels: int = Field(1, ge=1)
     settings: dict[str, Any] = {}
+    checkpoint: Path | None = None  # public weights to start from, beside the configuration; see `load_checkpoint`
 
 
 class Accepts(Settings):
@@ -250,9 +261,11 @@ class PredictConfig(Settings):
     disable_tta: bool = False
     fast: bool = False
     roi_subset: tuple[str, ...] = ()
+    crf: str | None = None  # a preset of medseg.refine, or "auto" for the one of the model's modality
     output_type: Literal["nifti", "dicom-seg", "dicom-seg-binary", "dicom-rtstruct"] = "nifti"
     statistics: bool = True
     preview: bool = True
+    report: bool = False
 
 
 S = TypeVar("S", bound=BaseModel)

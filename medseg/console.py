@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from medseg.bundle import WEIGHTS, read_info, shipped_models
 from medseg.errors import MedsegError
 from medseg.ledger import RECORD, Record, Status
 from medseg.study import Series, Study
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
     from medseg.case import Progress
     from medseg.cases import Case, Result
-
-_WIDTH = 80
+    from medseg.report.cohort import Cohort
 
 
 class CaseProgress:
@@ -147,9 +145,37 @@ def _made(record: Record, result: Result) -> dict[str, Any]:
     }
 
 
+class FileProgress:
+    """A bar on stderr with the files that were looked at; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = _bar("files") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> FileProgress:
+        if self._bar is not None:
+            self._bar.start()
+            self._bar.add_task("looking", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def done(self, count: int, total: int) -> None:
+        """So many files are done."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=count, total=total)
+
+
 def study_text(study: Study) -> str:
     """What was found in a path, for people."""
-    lines = [line for series in study.series for line in _series_lines(series)]
+    lines: list[str] = []
+    owner: tuple[str, ...] = ()
+    for series in sorted(study.series, key=lambda one: one.owner):
+        if series.owner[:2] != owner[:2]:
+            lines.append(f"patient {series.owner[0]}, study {series.owner[1]}:" if series.owner else "without patient:")
+        owner = series.owner
+        lines += [*_series_lines(series), f"  predict: {_verdict(study, series)}"]
     if study.skipped:
         lines.append(f"{len(study.skipped)} other file(s):")
         lines += [f"  {path}: {reason}" for path, reason in study.skipped]
@@ -165,10 +191,23 @@ def _series_lines(series: Series) -> list[str]:
         about.append(" × ".join(f"{spacing:.4g}" for spacing in series.spacing_mm) + " mm")
     if series.frames > 1:
         about.append(f"{series.frames} frames")
+    if series.description:
+        about.append(series.description)
     lines = [f"{series.paths[0]}{files}", f"  {', '.join(about)}"]
     if not series.readable:
         lines.append("  cannot be read")
     return lines + [f"  note: {finding}" for finding in series.findings]
+
+
+def _verdict(study: Study, series: Series) -> str:
+    """Whether `predict` takes a candidate, and why."""
+    if reason := study.left_out(series):
+        return f"leaves it out: {reason}, and there is another candidate; give its files alone to take it"
+    if not series.readable:
+        return "reports it as failed, for the reason above"
+    if len(study.taken) == 1:
+        return "takes it, the only candidate"
+    return f"takes it, one of {len(study.taken)} candidates, each of which becomes a case of its own"
 
 
 def study_json(study: Study) -> dict[str, Any]:
@@ -184,6 +223,9 @@ def study_json(study: Study) -> dict[str, Any]:
                 "frames": series.frames,
                 "modality": series.modality,
                 "description": series.description,
+                "owner": series.owner,
+                "taken": not study.left_out(series),
+                "verdict": _verdict(study, series),
                 "findings": [{"code": finding.code, "message": finding.message} for finding in series.findings],
             }
             for series in study.series
@@ -192,55 +234,28 @@ def study_json(study: Study) -> dict[str, Any]:
     }
 
 
-def models_json(*, with_models: bool) -> dict[str, Any]:
-    """Shipped models and architectures as plain values; no weights are loaded."""
-    from medseg.networks import ARCHITECTURES
+def evaluation_json(cohort: Cohort, alone: bool) -> str:
+    """One line: the report of two files, or the summary of two folders."""
+    from medseg.report.cohort import summary
 
-    content: dict[str, Any] = {
-        "models": [_model(folder) for folder in shipped_models().values()] if with_models else []
-    }
-    content["architectures"] = [
-        {"name": entry.name, "title": entry.title, "paper": entry.paper, "year": entry.year} for entry in ARCHITECTURES
-    ]
-    return content
+    if alone and cohort.done:
+        return cohort.done[0][1].to_json()
+    return json.dumps(summary(cohort), allow_nan=False)
 
 
-def _model(folder: Path) -> dict[str, Any]:
-    info = read_info(folder)
-    weights = folder / WEIGHTS
-    return {
-        "name": info.name,
-        "version": info.card.version,
-        "title": info.card.title,
-        "licence": info.card.licence,
-        "accepts": info.accepts.model_dump(mode="json"),
-        "labels": {str(index): name for index, name in info.labels.names.items()},
-        "architecture": info.network.architecture,
-        "bytes": weights.stat().st_size if weights.is_file() else None,
-        "sha256": info.sha256,
-    }
-
-
-def models_text(content: dict[str, Any]) -> str:
+def evaluation_text(cohort: Cohort, alone: bool) -> str:
     """The same for people, in 80 columns."""
-    lines = ["models:"] if content["models"] else []
-    for model in content["models"]:
-        size = f"{model['bytes'] / 1e6:.1f} MB" if model["bytes"] else "weights missing"
-        accepts = model["accepts"]
-        low, high = accepts["field_of_view_mm"]
-        modalities = " or ".join(accepts["modalities"]) or "any modality"
-        view = f"{low:g} to {high:g} mm an axis" if high is not None and high < 1e9 else f"at least {low:g} mm an axis"
-        labels = ", ".join(f"{index} {name}" for index, name in model["labels"].items())
-        lines.append(f"  {model['name']} {model['version']}  {model['title']}")
-        for text in (
-            f"takes: {modalities}, {accepts['dimensions']}D, {view}",
-            f"labels: {labels}",
-            f"{model['architecture']}, {size}, {model['licence']}",
-        ):
-            lines += textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="      ")
-    lines.append("architectures:")
-    lines += [f"  {a['name']:<20} {a['title']}, {a['year']}, {a['paper']}" for a in content["architectures"]]
-    return "\n".join(lines)
+    if alone and cohort.done:
+        return cohort.done[0][1].to_text()
+    lines = [f"{'case':<52}  {'Dice':>8}  {'IoU':>8}"]
+    for name, report in cohort.done:
+        lines.append(f"{textwrap.shorten(name, 52):<52}  {report.mean_dice:>8.4f}  {report.mean_iou:>8.4f}")
+    lines.append(f"mean over {len(cohort.labels)} labels of {len(cohort.done)} cases")
+    lines[-1] = f"{lines[-1]:<52}  {cohort.mean_over_labels('dice'):>8.4f}  {cohort.mean_over_labels('iou'):>8.4f}"
+    lines += [f"failed: {case.name}: {case.error}" for case in cohort.cases if case.error]
+    lines += [f"no prediction: {name}" for name in cohort.missing]
+    lines += [f"no reference: {name}" for name in cohort.surplus]
+    return "\n".join([*lines, *(f"note: {finding}" for finding in cohort.findings)])
 
 
 def _batch_bar() -> Bar:
@@ -251,9 +266,9 @@ def _batch_bar() -> Bar:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _bar() -> Bar:
+def _bar(unit: str = "windows") -> Bar:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)

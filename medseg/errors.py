@@ -7,6 +7,7 @@
     ├── GeometryError          exit code 4   where the voxels lie is unknown, or two grids differ
     ├── ResourceError          exit code 5   memory or disk is not enough
     ├── BatchError             exit code 6   one or more cases of a batch failed
+    ├── ServerError            exit code 7   a PACS cannot be reached, refuses, or sends less than it should
     └── VerificationError      exit code 1   a file that was written does not hold what was in memory
 
 Every message is one line: what was found, where, and what to do about it. Anything that is not a
@@ -50,6 +51,12 @@ class BatchError(MedsegError):
     """One or more cases of a batch failed; the others are complete."""
 
     exit_code = 6
+
+
+class ServerError(MedsegError):
+    """A PACS cannot be reached, refuses a request, or does not send all that it should."""
+
+    exit_code = 7
 
 
 class VerificationError(MedsegError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
 import re
@@ -15,8 +14,9 @@ import numpy as np
 
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.formats import read, scan
+from medseg.formats.files import expand
 from medseg.ledger import own_folder, read_record
-from medseg.study import Series
+from medseg.study import DEFAULT_OPTIONS, ScanOptions, Series
 from medseg.volume import Volume
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz, ...
@@ -45,24 +45,27 @@ class Input:
         return tuple(path for series in self.series for path in series.paths)
 
 
-def find_inputs(patterns: Sequence[str], *, channels: int = 1, apart: bool = True) -> tuple[Input, ...]:
+def find_inputs(
+    patterns: Sequence[str], *, channels: int = 1, apart: bool = True, options: ScanOptions = DEFAULT_OPTIONS
+) -> tuple[Input, ...]:
     """List the scans that files, folders and globs name.
 
-    A folder gives every scan in it and below, but no mask that medseg wrote. What looks like a scan but cannot be read
-    is listed too, with its problem, so that nothing is dropped in silence.
+    A folder gives every scan in it and below, but no mask that medseg wrote, and no localizer beside another scan.
+    What looks like a scan but cannot be read is listed too, with its problem, so that nothing is dropped in silence.
 
     Args:
-        patterns: Files, folders or globs.
+        patterns: Files, folders, globs or archives; what a glob matches is looked at together.
         channels: What the model takes; above 1, files CASE_0000, CASE_0001, ... become one scan.
         apart: Whether no two scans shall bear one name; else only those of one folder differ, and a scan that is added
             elsewhere changes no other's name.
+        options: How doubtful scans are dealt with.
 
     Raises:
         InputError: If a pattern names nothing, or nothing that could be a scan.
     """
     found: dict[tuple[Path, ...], Input] = {}
     for pattern in patterns:
-        inputs = [one for path in _expand(pattern) for one in _inputs_at(path)]
+        inputs = _inputs_at(pattern, options)
         if not inputs:
             raise InputError(f"{pattern}: holds no scan that can be read; `medseg inspect` tells what was found.")
         # A file that several patterns name is one scan.
@@ -103,32 +106,25 @@ def read_input(scan_: Input, *, channels: int, frame: int | None) -> Volume:
     return Volume(array, volumes[0].geometry, volumes[0].modality, findings)
 
 
-def _expand(pattern: str) -> list[Path]:
-    if Path(pattern).exists() or not glob.has_magic(pattern):
-        return [Path(pattern)]  # one that does not exist gets its error from `scan`
-    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
-    paths = [path for path in map(Path, matches) if not _is_result(path)]
-    if not paths:
-        raise InputError(
-            f"{pattern}: matches no scan; check the pattern, and quote it if the shell should not expand it."
-        )
-    return paths
-
-
-def _inputs_at(path: Path) -> list[Input]:
-    study = scan(path)
-    if not study.series and not path.is_dir():
+def _inputs_at(pattern: str, options: ScanOptions) -> list[Input]:
+    paths = expand(pattern)
+    is_glob = paths != [Path(pattern)]
+    paths = [path for path in paths if not is_glob or not _is_result(path)]
+    study = scan(paths, options=options)
+    named = not is_glob and not paths[0].is_dir()  # a mask that a user names is segmented, one in a folder passed over
+    if not study.series and named:
         reason = study.skipped[0][1] if study.skipped else "not a scan"
-        series = Series((path,), "unknown", readable=False)
-        return [Input(_stem(path), (series,), path.parent, InputError(f"{path}: {reason}."))]
-    named = not path.is_dir()  # a mask that a user names is segmented, one that lies in a folder is passed over
-    return [_input(series) for series in study.series if named or not _is_result(series.paths[0])]
+        series = Series((paths[0],), "unknown", readable=False)
+        return [Input(_stem(paths[0]), (series,), paths[0].parent, InputError(f"{paths[0]}: {reason}."))]
+    return [_input(series) for series in study.taken if named or not _is_result(series.paths[0])]
 
 
 def _input(series: Series) -> Input:
     first = series.paths[0]
     folder = _absolute(first.parent)
     name, beside = (folder.name, folder.parent) if _is_folder(series) else (_stem(first), first.parent)
+    if series.container is not None:  # the files lie in a temporary folder
+        beside = series.container.parent
     return Input(name, (series,), beside, None if series.readable else _problem(series))
 
 

@@ -121,7 +121,7 @@ def save_model(
         labels=config.labels,
         accepts=config.accepts,
         preparation=config.preparation,
-        network=config.network,
+        network=config.network.model_copy(update={"checkpoint": None}),  # a place on one machine
         windows=config.windows,
         sha256=hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest(),
         metrics=metrics,
@@ -174,7 +174,10 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
             **network.settings,
         },
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": [*loading, *monai_transforms(info.preparation)]},
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [*loading, *monai_transforms(info.preparation, info.network.in_channels)],
+        },
         "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False},
         "inferer": inferer,
@@ -206,13 +209,15 @@ def monai_config(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def monai_transforms(preparation: Preparation) -> list[dict[str, Any]]:
-    """A preparation as entries of a MONAI configuration, for the key "image"."""
+def monai_transforms(preparation: Preparation, channels: int = 1) -> list[dict[str, Any]]:
+    """A preparation as entries of a MONAI configuration, for the key "image" of so many channels."""
     entries = []
-    for step in steps(preparation):
+    for step in steps(preparation, channels):
         arguments = dict(step.arguments)
         if step.name == "CropForeground":
             arguments = {"source_key": "image", "select_fn": f"$lambda image: image > {preparation.foreground_above}"}
+        if step.name == "Lambda":
+            arguments = {"func": "$lambda image: image.flip(0)"}
         if step.name == "Spacing":
             arguments["dtype"] = "$torch.float32"
         entries.append({"_target_": f"{step.name}d", "keys": "image", **arguments})

@@ -14,10 +14,9 @@ from medseg.formats import RESAMPLED, needs_grid, read_segmentation
 from medseg.geometry import Geometry
 from medseg.inference import Progress, predict, resample, silent
 from medseg.labels import LabelSet
-from medseg.metrics import confusion
 from medseg.model import Model
 from medseg.prepare import prepare, prepare_labels
-from medseg.report import Report, reoriented, report_names
+from medseg.report import Measuring, Report, mapped, reoriented
 from medseg.study import Finding
 from medseg.volume import Segmentation, Slab, Volume
 
@@ -83,7 +82,11 @@ def label(
 
 
 def evaluate(
-    reference: Segmentation | Path | str, prediction: Segmentation | Path | str, *, resample: bool = False
+    reference: Segmentation | Path | str,
+    prediction: Segmentation | Path | str,
+    *,
+    resample: bool = False,
+    measuring: Measuring | None = None,
 ) -> Report:
     """Measure how well a prediction agrees with its reference, label by label.
 
@@ -91,30 +94,45 @@ def evaluate(
         reference: What counts as right, or its file.
         prediction: On the same grid, whatever the order of its axes.
         resample: Bring a prediction on another grid onto the reference's by nearest neighbour, instead of refusing it.
+        measuring: Metrics, tolerance, merged and ignored labels; the defaults of `Measuring`.
 
     Raises:
         GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
         InputError: If a file cannot be read, or holds no labels.
+        ConfigError: If a metric or a label is named that there is not.
     """
-    reference, prediction = _both(reference, prediction, resample=resample)
-    aligned = reoriented(prediction, to=reference.geometry)
-    if aligned is None:
-        if not resample:
-            raise GeometryError(
-                f"The grids differ: the prediction has {prediction.geometry}, the reference {reference.geometry};"
-                " compare on the reference's grid with --resample (resample=True)."
-            )
-        aligned = prepare_labels(prediction, reference.geometry)
-    names, findings = report_names(reference.labels, prediction.labels)
-    findings = tuple(dict.fromkeys((*findings, *reference.findings, *prediction.findings)))
-    pairs = confusion(reference.array, aligned.array, indices=tuple(names))
-    return Report.from_confusion(pairs, reference.geometry, names, findings)
+    reference, prediction = read_pair(reference, prediction, resample=resample)
+    measuring = measuring or Measuring()
+    aligned = align(prediction, reference.geometry, resample=resample)
+    return Report.of(reference, mapped(aligned, measuring.mapping, reference.labels), measuring)
 
 
-def _both(
+def align(prediction: Segmentation, grid: Geometry, *, resample: bool) -> Segmentation:
+    """Bring a prediction onto its reference's grid.
+
+    Raises:
+        GeometryError: If the grids differ and `resample` is not asked for, or do not touch.
+    """
+    aligned = reoriented(prediction, to=grid)
+    if aligned is not None:
+        return aligned
+    if not resample:
+        raise GeometryError(
+            f"The grids differ: the prediction has {prediction.geometry}, the reference {grid};"
+            " compare on the reference's grid with --resample (resample=True)."
+        )
+    return prepare_labels(prediction, grid)
+
+
+def read_pair(
     reference: Segmentation | Path | str, prediction: Segmentation | Path | str, *, resample: bool
 ) -> tuple[Segmentation, Segmentation]:
-    """Read both; one that has no grid of its own, or a part of one, comes on the other's."""
+    """Read a reference and a prediction; one that has no grid of its own, or a part of one, comes on the other's.
+
+    Raises:
+        GeometryError: If one does not fit the other's grid and `resample` is not asked for.
+        InputError: If a file cannot be read, or holds no labels.
+    """
     pair = [reference, prediction]
     bare = [not isinstance(one, Segmentation) and needs_grid(one) for one in pair]
     onto = None

@@ -26,8 +26,8 @@ class Step(NamedTuple):
     arguments: dict[str, Any]
 
 
-def steps(preparation: Preparation) -> list[Step]:
-    """The MONAI transforms that a preparation stands for, in order."""
+def steps(preparation: Preparation, channels: int = 1) -> list[Step]:
+    """The MONAI transforms that a preparation stands for, in order, for an image of so many channels."""
     chosen: list[Step] = []
 
     def add(name: str, **arguments: Any) -> None:
@@ -55,7 +55,17 @@ def steps(preparation: Preparation) -> list[Step]:
                 "channel_wise": True,
             }
             add("ScaleIntensityRangePercentiles", **window)
+    if (convention := preparation.convention) is not None:
+        if convention.order == "BGR" and channels == 3:
+            add("Lambda", func=reversed_channels)
+        subtract, divide = convention.affine(channels)
+        add("NormalizeIntensity", subtrahend=subtract, divisor=divide, channel_wise=True)
     return chosen
+
+
+def reversed_channels(image: torch.Tensor) -> torch.Tensor:
+    """Red, green and blue (3, I, J, K) as blue, green and red."""
+    return image.flip(0)
 
 
 class Above:
@@ -86,7 +96,7 @@ def prepare(volume: Volume, preparation: Preparation) -> Volume:
         torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32)),
         affine=torch.from_numpy(volume.geometry.affine.copy()),
     )
-    for step in steps(preparation):
+    for step in steps(preparation, len(image)):
         if step.name == "CropForeground" and not step.arguments["select_fn"](image).any():
             raise InputError(f"No voxel is above {preparation.foreground_above:g}: nothing is left to segment.")
         image = getattr(transforms, step.name)(**step.arguments)(image)

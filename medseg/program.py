@@ -13,7 +13,7 @@ from medseg.resources import resource_error
 EXIT_CODES = """\b
 Exit codes: 0 done, 1 a bug (with traceback), 2 wrong usage, configuration or
 model, 3 bad input, 4 grid unknown or refused, 5 out of memory or disk,
-6 some cases of several failed, 130 interrupted."""
+6 some cases of several failed, 7 the PACS failed, 130 interrupted."""
 
 _INTERRUPTED = 130
 

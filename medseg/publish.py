@@ -13,12 +13,13 @@ from medseg.formats import Algorithm, write, write_onto_source
 from medseg.labels import LabelSet
 from medseg.ledger import RECORD, Output, Record, record_folder, sha256_of
 from medseg.locks import locked, present
-from medseg.report import preview, statistics
+from medseg.report import preview, statistics, study_page
 from medseg.study import Finding
 from medseg.volume import Segmentation, Volume
 
 STATISTICS = "statistics.json"
 PREVIEW = "preview.png"
+REPORT = "report.html"
 
 
 def publish(
@@ -30,6 +31,7 @@ def publish(
     settings: PredictConfig,
     source: Sequence[Path],
     algorithm: Algorithm,
+    about: Sequence[tuple[str, str]] = (),
     record: Callable[[tuple[Output, ...], tuple[Finding, ...]], Record],
     sidecars: Callable[[LabelSet, Algorithm], Mapping[Path, str]] | None = None,
 ) -> tuple[Path, Record]:
@@ -43,6 +45,7 @@ def publish(
         settings: Which files to write.
         source: Files of the scan, which a DICOM mask refers to.
         algorithm: What made the labels.
+        about: What made the labels, for the report.
         record: Called with all other files when they are written, and what was found doubtful on the way.
         sidecars: Gives the texts that go beside the mask.
 
@@ -77,14 +80,20 @@ def publish(
                 parts[path] = stack.enter_context(atomic_path(path))
                 text = json.dumps(statistics(volume, segmentation, labels), indent=2, allow_nan=False)
                 parts[path].write_text(text + "\n", encoding="utf-8")
-            if settings.preview:
+            picture = preview(volume, segmentation, labels) if settings.preview or settings.report else None
+            if settings.preview and picture is not None:
                 path = folder / PREVIEW
                 parts[path] = stack.enter_context(atomic_path(path))
-                preview(volume, segmentation, labels).save(parts[path], format="PNG")
+                picture.save(parts[path], format="PNG")
+            if settings.report and picture is not None:
+                path = folder / REPORT
+                parts[path] = stack.enter_context(atomic_path(path))
+                page = study_page(volume, segmentation, labels, picture=picture, about=about)
+                parts[path].write_text(page, encoding="utf-8")
             made = record(tuple(_output(path, part, folder) for path, part in parts.items()), findings)
             record_part.write_text(made.to_json(), encoding="utf-8")
         # What a run with other settings left here would now stand beside a mask that it does not describe.
-        for path in {folder / STATISTICS, folder / PREVIEW} - parts.keys():
+        for path in {folder / STATISTICS, folder / PREVIEW, folder / REPORT} - parts.keys():
             path.unlink(missing_ok=True)
     return folder, made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from medseg.ledger import (
     stamp_of,
     status_of,
 )
+from medseg.study import DEFAULT_OPTIONS, ScanOptions
 
 
 class Action(StrEnum):
@@ -58,6 +59,7 @@ class Triage:
     Args:
         settings: What the user asks for.
         frame: Which volume of a file that holds several.
+        options: How the scans were looked for.
         force: Whether to do everything.
         retry_failed: Whether to do what has failed before and has not changed.
         verify: Whether to read all files, also those whose name, size and time of change are as recorded.
@@ -68,17 +70,25 @@ class Triage:
         settings: PredictConfig,
         *,
         frame: int | None = None,
+        options: ScanOptions = DEFAULT_OPTIONS,
         force: bool = False,
         retry_failed: bool = False,
         verify: bool = False,
     ) -> None:
         self.settings = settings
         self.frame = frame
+        self.options = options
         self._force, self._retry_failed, self._verify = force, retry_failed, verify
         self._named = named(settings)
         infos = [self._named.info] if self._named else [read_info(folder) for folder in shipped_models().values()]
         weights = [info.sha256 for info in infos]
-        self._wanted = [settings.model_dump(mode="json", exclude={"device"}), frame, weights, __version__]
+        self._wanted = [
+            settings.model_dump(mode="json", exclude={"device"}),
+            frame,
+            asdict(options),
+            weights,
+            __version__,
+        ]
 
     @property
     def channels(self) -> int:
@@ -119,7 +129,7 @@ class Triage:
             sha256 = record.input.sha256 if same else sha256_of(case.input.paths)
         except MedsegError:  # which, the attempt tells
             return Status.INPUT_CHANGED
-        return status_of(record, folder, identity_of(choice, self.frame, sha256), verify=self._verify)
+        return status_of(record, folder, identity_of(choice, self.frame, self.options, sha256), verify=self._verify)
 
 
 def shard(cases: Sequence[Case], root: Path, number: int, shards: int) -> tuple[Case, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medseg.errors import GeometryError
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
-from medseg.study import Finding
+from medseg.study import Finding, SourcePlane
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ class Volume:
         geometry: Where the voxels lie.
         modality: DICOM modality ("CT", "MR", ...) or None where the file does not say.
         findings: Doubts and repairs that came with reading it.
+        sources: The planes that it was made of, in order; () where the file's grid is the volume's. A repaired scan
+            has other planes than these: `Segmentation.on(plane.geometry)` brings labels back to them.
 
     Raises:
         GeometryError: If the array's shape is not (C, *geometry.shape).
@@ -35,6 +37,7 @@ class Volume:
     geometry: Geometry
     modality: str | None = None
     findings: tuple[Finding, ...] = ()
+    sources: tuple[SourcePlane, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 4 or self.array.shape[1:] != self.geometry.shape:
@@ -63,6 +66,25 @@ class Segmentation:
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
             raise GeometryError(f"Labels have shape {self.array.shape}, expected {self.geometry.shape}.")
+
+    def on(self, geometry: Geometry) -> NDArray[np.integer[Any]]:
+        """The label nearest to every voxel of another grid, plane by plane; background outside this one.
+
+        Args:
+            geometry: Any grid, such as a `SourcePlane`'s.
+
+        Returns:
+            Labels with the grid's shape.
+        """
+        result = np.zeros(geometry.shape, dtype=self.array.dtype)
+        mapping = geometry.index_map(self.geometry)
+        i, j = np.meshgrid(*(np.arange(n) for n in geometry.shape[:2]), indexing="ij")
+        for k in range(geometry.shape[2]):
+            at = np.stack((i, j, np.full_like(i, k)), axis=-1) @ mapping[:3, :3].T + mapping[:3, 3]
+            nearest = np.floor(at + 0.5 - 1e-6).astype(np.int64)  # half way between two voxels: the lower one
+            inside = np.all((nearest >= 0) & (nearest < self.array.shape), axis=-1)
+            result[:, :, k][inside] = self.array[tuple(nearest[inside].T)]
+        return result
 
 
 @dataclass(frozen=True, eq=False)

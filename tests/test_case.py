@@ -168,6 +168,24 @@ def test_roi_subset_keeps_the_named_labels_alone(tmp_path, model):
     assert [row["name"] for row in rows] == ["bright"]
 
 
+def test_crf_refines_the_scores_and_its_preset_is_recorded(tmp_path, model):
+    speckled = np.maximum(phantom(), 99)  # by a hair background
+    speckled[13, 4, 4] = 101  # by a hair labelled, all alone
+    scan = save_scan(tmp_path / "scan.nii.gz", speckled)
+    plain, refined = run(scan, tmp_path / "plain", model), run(scan, tmp_path / "refined", model, crf="auto")
+    assert plain.record.settings["crf"] is None
+    assert refined.record.settings["crf"] == "mr"
+    assert refined.record.key != plain.record.key
+    before, after = (read_segmentation(tmp_path / name / "scan_seg.nii.gz").array for name in ("plain", "refined"))
+    np.testing.assert_array_equal(np.argwhere(before != after), [[13, 4, 4]])
+    assert after[13, 4, 4] == 0
+
+
+def test_unknown_crf_preset_is_refused_before_any_scan_is_read(model):
+    with pytest.raises(ConfigError, match="'strong'; there are: deeplab-v1"):
+        Predictor(PredictConfig(model=str(model), crf="strong"), device="cpu")
+
+
 def test_unknown_roi_is_refused_before_any_scan_is_read(model):
     with pytest.raises(ConfigError, match=r"'liver'.*dim, bright"):
         Predictor(PredictConfig(model=str(model), roi_subset=("liver",)), device="cpu")

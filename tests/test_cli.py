@@ -60,6 +60,20 @@ def test_predict_writes_four_files_and_names_model_and_mask(tmp_path, model):
     assert "tiny 1.0.0" in result.stdout
 
 
+def test_predict_report_is_one_page_with_volumes_findings_and_viewer(tmp_path, model):
+    scan = save_scan(tmp_path / "DOE^JANE.nii.gz")
+    result = medseg_command("predict", scan, "-o", tmp_path / "out", "--model", model, "--report", "--fast")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    for part in ("dim", "Volume, ml", "--fast", "tiny 1.0.0", "Open viewer", "data:image/png;base64"):
+        assert part in page
+    assert "JANE" not in page.partition("niivue-program")[0]
+    listed = json.loads((tmp_path / "out" / "run.json").read_text())["outputs"]
+    assert "report.html" in {output["name"] for output in listed}
+    medseg_command("predict", scan, "-o", tmp_path / "out", "--model", model)
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
 def test_predict_takes_i_and_writes_beside_the_scan_by_default(tmp_path, model):
     scan = save_scan(tmp_path / "scans" / "scan.nii.gz")
     options = ("--model", model, "--no-preview", "--no-statistics", "--quiet")
@@ -215,7 +229,8 @@ def test_evaluate_prints_a_table_json_and_writes_it(tmp_path, data):
     assert "1.0000" in medseg_command("evaluate", reference, reference).stdout
     result = medseg_command("evaluate", reference, reference, "--json", "-o", tmp_path / "out")
     assert json.loads(result.stdout)["mean"]["dice"] == 1
-    assert (tmp_path / "out" / "summary.json").read_text() == result.stdout
+    assert files_below(tmp_path / "out") == ["metrics.csv", "report.html", "summary.json"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["foreground_mean"]["Dice"] == 1
 
 
 def test_evaluate_refuses_other_grids_without_resample_with_4(tmp_path):
@@ -253,7 +268,7 @@ def test_inspect_ends_with_3_if_nothing_can_be_read(tmp_path):
 
 
 def test_models_lists_models_and_architectures_without_loading_weights(model, monkeypatch):
-    monkeypatch.setattr("medseg.console.shipped_models", lambda: {"tiny": model})
+    monkeypatch.setattr("medseg.catalogue.shipped_models", lambda: {"tiny": model})
     monkeypatch.setattr("medseg.model.load_file", lambda path: pytest.fail("weights were loaded"))
     text = medseg_command("models").stdout
     for part in ("tiny 1.0.0", "MR, 3D, 5 to 100 mm an axis", "1 dim, 4 bright", "Apache-2.0", "unet"):
@@ -263,6 +278,18 @@ def test_models_lists_models_and_architectures_without_loading_weights(model, mo
     assert content["models"][0]["labels"] == {"1": "dim", "4": "bright"}
     assert "unet" in [entry["name"] for entry in content["architectures"]]
     assert "tiny" not in medseg_command("models", "--architectures").stdout
+
+
+def test_architectures_are_a_table_of_eighty_columns_with_counts_fields_and_published_figures():
+    text = medseg_command("models", "--architectures").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    row = next(line.split() for line in text.splitlines() if line.startswith("deeplabv2 "))
+    assert row == ["deeplabv2", "2016", "42.6", "5.5", "1411", "79.7", "arXiv", "1606.00915"]
+    entries = json.loads(medseg_command("models", "--architectures", "--json").stdout)["architectures"]
+    fcn = next(entry for entry in entries if entry["name"] == "fcn8s")
+    assert (fcn["parameters_2d"], fcn["parameters_3d"]) == (134_270_278, 14_851_110)
+    assert fcn["voc2012_test_miou"] == 62.2
+    assert all(entry["receptive_field"] and entry["settings"] for entry in entries)
 
 
 def test_train_passes_a_configuration_error_on_in_one_line(tmp_path):

@@ -4,12 +4,14 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 import medseg
 from medseg import errors
 from medseg.cli import main
 from medseg.config import PredictConfig, TrainConfig, load_config
+from medseg.voc.schedule import VocSchedule
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,6 +28,8 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_documented_command_has_the_options_that_it_is_shown_with(words):
     command = main.commands[words[1]]
+    if isinstance(command, click.Group):
+        command = command.commands[words[2]]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.split("=")[0] for word in words[2:] if re.fullmatch(r"--?[a-z][a-z-]*(=.*)?", word)}
     assert used <= known
@@ -33,6 +37,9 @@ def test_documented_command_has_the_options_that_it_is_shown_with(words):
 
 def test_every_command_is_documented():
     assert set(main.commands) == {words[1] for words in COMMANDS}
+    groups = {name: command for name, command in main.commands.items() if isinstance(command, click.Group)}
+    for name, group in groups.items():
+        assert set(group.commands) == {words[2] for words in COMMANDS if words[1] == name}
 
 
 def test_exit_codes_are_those_of_the_errors():
@@ -64,5 +71,5 @@ def test_python_names_in_the_readme_exist():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda path: path.name)
 def test_configuration_is_complete_and_valid(path):
-    kind = {"train": TrainConfig, "predict": PredictConfig}[path.parent.name]
+    kind = {"train": TrainConfig, "predict": PredictConfig, "voc": VocSchedule}[path.parent.name]
     assert load_config(path, kind)

@@ -7,6 +7,7 @@ from medseg.config import NormaliseIntensity, Preparation, ScaleIntensityPercent
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import Geometry
 from medseg.model import monai_transforms
+from medseg.networks.checkpoint_layouts import CAFFE, TORCHVISION
 from medseg.prepare import prepare, prepare_labels, steps
 from medseg.volume import Segmentation, Volume
 from tests.phantoms import affine_of, axis_arrangements, ball, rearranged, rotation, world
@@ -112,6 +113,7 @@ def test_labels_that_lie_elsewhere_are_refused():
         Preparation(orientation="LPS", spacing_mm=(1.0, None, 1.2)),
         Preparation(foreground_above=0.0, intensity=ScaleIntensityRange(low=-100, high=300)),
         Preparation(intensity=ScaleIntensityPercentiles()),
+        Preparation(intensity=ScaleIntensityRange(low=-100, high=300), convention=CAFFE),
     ],
 )
 def test_transforms_of_the_bundle_give_what_prepare_gives(preparation):
@@ -124,6 +126,39 @@ def test_transforms_of_the_bundle_give_what_prepare_gives(preparation):
     ours = prepare(scan, preparation)
     np.testing.assert_allclose(theirs.numpy(), ours.array, atol=1e-5)
     np.testing.assert_allclose(theirs.affine.numpy(), ours.geometry.affine, atol=1e-5)
+
+
+def test_colours_come_in_the_order_and_scale_that_a_checkpoint_expects():
+    colours = np.stack([np.full((4, 4, 4), value, np.uint8) for value in (255, 51, 0)])
+    volume = Volume(colours, Geometry((4, 4, 4), affine_of((1, 1, 1))))
+    window = ScaleIntensityRange(low=0, high=255)
+    blue, green, red = prepare(volume, Preparation(intensity=window, convention=CAFFE)).array[:, 0, 0, 0]
+    np.testing.assert_allclose([blue, green, red], [0 - 104.008, 51 - 116.669, 255 - 122.675], rtol=1e-5)
+    red, green, blue = prepare(volume, Preparation(intensity=window, convention=TORCHVISION)).array[:, 0, 0, 0]
+    np.testing.assert_allclose([red, green, blue], [0.515 / 0.229, -0.256 / 0.224, -0.406 / 0.225], rtol=1e-5)
+
+
+def test_one_channel_takes_the_mean_over_the_colours():
+    volume = Volume(np.full((1, 4, 4, 4), 51, np.uint8), Geometry((4, 4, 4), affine_of((1, 1, 1))))
+    prepared = prepare(volume, Preparation(intensity=ScaleIntensityRange(low=0, high=255), convention=CAFFE))
+    np.testing.assert_allclose(prepared.array, 51 - (104.008 + 116.669 + 122.675) / 3, rtol=1e-5)
+
+
+def test_convention_of_grey_values_refuses_normalised_intensities():
+    with pytest.raises(ValueError, match="choose window or percentiles"):
+        Preparation(convention=CAFFE)
+
+
+def test_colours_of_the_bundle_are_those_of_prepare():
+    scan = Volume(np.random.default_rng(0).integers(0, 255, (3, 5, 4, 3)), Geometry((5, 4, 3), affine_of((1, 1, 1))))
+    preparation = Preparation(intensity=ScaleIntensityRange(low=0, high=255), convention=CAFFE)
+    transforms_of_bundle = monai_transforms(preparation, channels=3)
+    chain = ConfigParser({"chain": {"_target_": "Compose", "transforms": transforms_of_bundle}}).get_parsed_content(
+        "chain"
+    )
+    image = transforms.EnsureType(track_meta=True)(scan.array.astype(np.float32))
+    image.affine = scan.geometry.affine.copy()
+    np.testing.assert_allclose(chain({"image": image})["image"].numpy(), prepare(scan, preparation).array, atol=1e-3)
 
 
 def test_every_step_is_a_transform_of_monai():

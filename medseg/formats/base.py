@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medseg.errors import GeometryError, InputError, MedsegError, ResourceError
 from medseg.geometry import Geometry
-from medseg.study import Finding, Series, Study
+from medseg.study import Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
+
+
+class Scan(Protocol):
+    """How a format looks at files: candidates among them, and the others with the reason; no voxels are read."""
+
+    def __call__(self, paths: Sequence[Path], options: ScanOptions = ..., done: Callable[[], None] = ..., /) -> Study:
+        """Scan `paths`; `done` is called after each."""
+
+
+def nothing() -> None:
+    """What `done` is where nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class Format:
 
     name: str
     recognises: Callable[[Path, bytes], bool]
-    scan: Callable[[Sequence[Path]], Study]
+    scan: Scan
     read: Callable[[Series, int | None], Volume]
     read_segmentation: Callable[[Series], Segmentation] | None = None
     write: Callable[[Segmentation, Path], None] | None = None

@@ -1,41 +1,45 @@
-"""DICOM: one slice a file, as CT, MR and PET scanners write them.
+"""DICOM images: CT, MR, PET and their like, one plane a file, enhanced multi-frame, or Siemens' mosaics.
 
-Slices that do not form a regular, upright stack of one kind are refused: a volume is right, or there is none.
+What forms one volume is decided by what the headers say of each plane (`dicom_group`), where it lies by positions and
+orientations alone (`dicom_stack`). A volume is right, or named as repaired, or there is none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import Format, allocate, check_intensities, refused, shown
-from medseg.formats.dicom_slice import (
-    SkippedFileError,
-    Slice,
-    looks_like_dicom,
-    read_pixels,
-    read_slice,
-)
-from medseg.formats.dicom_stack import stack
-from medseg.study import Finding, Series, Study
+from medseg.formats.base import Format, check_intensities, nothing, refused, shown
+from medseg.formats.dicom_frames import read_slices
+from medseg.formats.dicom_group import by_contrast, frames, objection, separated, without_copies
+from medseg.formats.dicom_header import SkippedFileError, looks_like_dicom
+from medseg.formats.dicom_repair import on_grid
+from medseg.formats.dicom_slice import FRAME_KEYS, Slice
+from medseg.formats.dicom_stack import Stack, stack
+from medseg.formats.dicom_values import read_values
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Volume
 
 _NAME = "dicom"
 _DAMAGED = "damaged-file"
+_KEY = secrets.token_bytes(16)  # of this process: an opaque id cannot be looked up in a list of patients
 
 
 @dataclass(frozen=True)
-class _Stack(Series):
+class _DicomSeries(Series):
     """A series that remembers its headers, so that `read` need not open every file a second time for them."""
 
-    slices: tuple[Slice, ...] = ()
+    stacks: tuple[Stack, ...] = field(default=(), repr=False)
+    options: ScanOptions = DEFAULT_OPTIONS
+    error: MedsegError | None = None
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -43,104 +47,207 @@ def recognises(path: Path, head: bytes) -> bool:
     return looks_like_dicom(head) or path.suffix.lower() in (".dcm", ".ima") or path.name == "DICOMDIR"
 
 
-def scan(paths: Sequence[Path]) -> Study:
-    """Read the header of every file and put together what belongs to one series."""
+def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
+    """Read the header of every file and put together what belongs to one volume."""
     groups: dict[tuple[str, ...], list[Slice]] = defaultdict(list)
     skipped: list[tuple[Path, str]] = []
     damaged: dict[Path, list[Finding]] = defaultdict(list)
     for path in paths:
         try:
-            one = read_slice(path)
+            slices = read_slices(path)
         except SkippedFileError as error:
             skipped.append((path, str(error)))
             if error.damaged:  # it may be a slice of any series beside it
                 text = f"{shown(path.name)} was left out: {error}."
                 damaged[path.parent].append(Finding(_DAMAGED, text))
         else:
-            groups[one.group].append(one)
-    series = tuple(
-        _series(slices, [finding for folder in sorted({s.path.parent for s in slices}) for finding in damaged[folder]])
-        for slices in groups.values()
-    )
-    return Study(series, tuple(skipped))
+            patient, _, series_uid, frame_of_reference = slices[0].owner
+            groups[patient, series_uid, frame_of_reference].extend(slices)
+        done()
+    found: list[Series] = []
+    for slices_ in groups.values():
+        beside = [finding for folder in sorted({one.path.parent for one in slices_}) for finding in damaged[folder]]
+        found += _candidates(slices_, beside, options)
+    return Study(tuple(found), tuple(skipped))
 
 
 def read(series: Series, frame: int | None) -> Volume:
-    """Read a series into (1, I, J, K) = (1, column, row, slice), each slice rescaled by its own slope and intercept."""
-    if frame not in (None, 0):
-        raise InputError(f"{shown(series.paths[0])}: has no frame {frame}, only one; leave --frame out.")
-    slices = series.slices if isinstance(series, _Stack) else tuple(_required(path) for path in series.paths)
-    try:
-        slices, geometry, findings = stack(slices)
-    except GeometryError as error:
-        damaged = "".join(f" {finding.message}" for finding in series.findings if finding.code == _DAMAGED)
-        raise GeometryError(f"{error}{damaged}") from None
-    array = _values(slices).transpose(2, 1, 0)
-    check_intensities(array, slices[0].path.parent if len(slices) > 1 else slices[0].path)
-    doubts = tuple(dict.fromkeys((*series.findings, *findings)))
-    return Volume(array[np.newaxis], geometry, slices[0].modality or None, doubts)
+    """Read a volume (1, I, J, K) = (1, column, row, slice), each plane rescaled by its own slope and intercept.
+
+    A plane whose pixels are damaged is treated as missing, and named.
+    """
+    if not isinstance(series, _DicomSeries):
+        series = _again(series)
+    if series.error is not None:
+        raise series.error
+    if frame is not None and not 0 <= frame < max(series.frames, 1):
+        many = f"{series.frames}; choose --frame N with N from 0 to {series.frames - 1}"
+        only = many if series.frames > 1 else "one; leave --frame out"
+        raise InputError(f"{shown(series.paths[0])}: has no frame {frame}, only {only}.")
+    chosen, options = series.stacks[frame or 0], series.options
+    values, broken = read_values(chosen.planes)
+    findings = tuple(one for one in series.findings if one.code != "frames" or frame is None)
+    if broken:
+        chosen, lost = _without(chosen, {n: str(error) for n, error in broken.items()}, options)
+        values = values[[n for n in range(len(values)) if n not in broken]]
+        findings += lost
+    array = on_grid(values, chosen).transpose(2, 1, 0)
+    planes = chosen.planes
+    check_intensities(array, planes[0].path.parent if len(planes) > 1 else planes[0].path)
+    doubts = tuple(dict.fromkeys((*findings, *chosen.findings)))
+    return Volume(array[np.newaxis], chosen.geometry, planes[0].modality or None, doubts, _sources(chosen))
 
 
 DICOM = Format(_NAME, recognises, scan, read)
 
 
-def _series(slices: list[Slice], damaged: list[Finding]) -> Series:
+def _again(series: Series) -> _DicomSeries:
+    """A series that was put together by hand, with its headers."""
+    study = scan(series.paths)
+    candidates = [one for one in study.readable or study.series if isinstance(one, _DicomSeries)]
+    if not candidates:
+        raise InputError(f"{shown(series.paths[0])}: {study.skipped[0][1]}.")
+    if len(candidates) > 1:
+        raise InputError(f"{shown(series.paths[0])}: {len(candidates)} volumes in one series; give one of them.")
+    return candidates[0]
+
+
+def _candidates(slices: Sequence[Slice], damaged: Sequence[Finding], options: ScanOptions) -> list[Series]:
+    """The candidates among the planes of one series."""
+    objections = {id(one): objection(one) for one in slices}
+    placed = [one for one in slices if not objections[id(one)]]
+    others = [one for one in slices if objections[id(one)]]
+    lost = [
+        Finding("slice-left-out", f"{shown(p.name)} was left out: {why}.") for p, why in _reasons(others, objections)
+    ]
+    if not placed or (others and options.strict):
+        return [_refused(others, _no_place(others[0], objections[id(others[0])]), options, damaged)]
     try:
-        ordered, geometry, findings = stack(slices)
+        placed, doubts = without_copies(placed, latest=options.prefer == "latest")
     except MedsegError as error:
-        return refused(tuple(sorted(one.path for one in slices)), _NAME, error, *damaged)
-    return _Stack(
-        paths=tuple(one.path for one in ordered),
+        return [_refused(placed, error, options, damaged)]
+    groups, names = separated(placed)
+    if len(groups) > 1:
+        text = f"One of {len(groups)} volumes of a series whose slices differ in {', '.join(names)}."
+        doubts.append(Finding("series-separated", text))
+    several_orientations = "orientation" in names
+    doubts += [*lost, *damaged]
+    found: list[Series] = []
+    for group in groups:
+        found += _volumes(group, doubts, options, aside="one of several orientations" if several_orientations else "")
+    return found
+
+
+def _volumes(group: Sequence[Slice], doubts: Sequence[Finding], options: ScanOptions, aside: str) -> list[Series]:
+    """The candidates among planes of one kind: volumes on one grid are frames of one candidate."""
+    stacks: list[Stack] = []
+    doubts = list(doubts)
+    try:
+        for contrast in sorted(by_contrast(group), key=lambda part: tuple(v or 0.0 for v in part[0].contrast)):
+            volumes, found = frames(contrast, latest=options.prefer == "latest")
+            doubts += found
+            stacks += [stack(volume, strict=options.strict) for volume in volumes]
+    except MedsegError as error:
+        for finding in (*doubts,):
+            if finding.code in (_DAMAGED, "slice-left-out"):
+                error = type(error)(f"{error} {finding.message}")
+        return [_refused(group, error, options, doubts)]
+    grids: list[list[Stack]] = []
+    for one in stacks:
+        same = next((grid for grid in grids if grid[0].geometry.matches(one.geometry)), None)
+        if same is None:
+            grids.append([one])
+        else:
+            same.append(one)
+    return [_series(grid, doubts, options, aside) for grid in grids]
+
+
+def _series(stacks: Sequence[Stack], doubts: Sequence[Finding], options: ScanOptions, aside: str) -> _DicomSeries:
+    first = stacks[0]
+    findings = [*first.findings, *doubts]
+    if len(stacks) > 1:
+        what = _told_apart_by(stacks)
+        text = f"Holds {len(stacks)} volumes ({what}); the first is taken, another with --frame N, N from 0."
+        findings.append(Finding("frames", text))
+    plane, geometry = first.planes[0], first.geometry
+    if plane.is_localizer:
+        aside = "a localizer"
+    paths = tuple(dict.fromkeys(one.path for stack_ in stacks for one in stack_.planes))
+    return _DicomSeries(
+        paths=paths,
         format=_NAME,
-        findings=(*findings, *damaged),
+        findings=tuple(dict.fromkeys(findings)),
         shape=geometry.shape,
         spacing_mm=geometry.spacing_mm,
-        modality=ordered[0].modality or None,
-        slices=ordered,
+        frames=len(stacks),
+        modality=plane.modality or None,
+        description=shown(plane.description) if options.keep_identifiers else "",
+        owner=_owner(plane, options),
+        aside=aside,
+        stacks=tuple(stacks),
+        options=options,
     )
 
 
-def _required(path: Path) -> Slice:
+def _told_apart_by(stacks: Sequence[Stack]) -> str:
+    planes = [stack_.planes[0] for stack_ in stacks]
+    names = [name for n, name in enumerate(("echo time", "b-value")) if len({one.contrast[n] for one in planes}) > 1]
+    names += [name for n, name in enumerate(FRAME_KEYS) if len({one.keys[n] for one in planes}) > 1][:2]
+    return ", ".join(names) or "order of acquisition"
+
+
+def _refused(
+    slices: Sequence[Slice], error: MedsegError, options: ScanOptions, doubts: Sequence[Finding]
+) -> _DicomSeries:
+    paths = tuple(sorted({one.path for one in slices}))
+    return _DicomSeries(
+        paths=paths,
+        format=_NAME,
+        readable=False,
+        findings=refused(paths, _NAME, error, *doubts).findings,
+        modality=slices[0].modality or None,
+        owner=_owner(slices[0], options),
+        aside="a localizer" if slices[0].is_localizer else "",
+        options=options,
+        error=error,
+    )
+
+
+def _no_place(one: Slice, why: str) -> MedsegError:
+    return (InputError if one.trouble == why else GeometryError)(f"{shown(one.path)}: {why}.")
+
+
+def _reasons(others: Sequence[Slice], objections: dict[int, str]) -> list[tuple[Path, str]]:
+    return sorted({one.path: objections[id(one)] for one in others}.items())
+
+
+def _owner(one: Slice, options: ScanOptions) -> tuple[str, ...]:
+    """Patient, study and series."""
+    return tuple(shown(value) if options.keep_identifiers else _opaque(value) for value in one.owner[:3])
+
+
+def _opaque(value: str) -> str:
+    return hmac.new(_KEY, value.encode(errors="replace"), hashlib.sha256).hexdigest()[:12]
+
+
+def _without(whole: Stack, broken: dict[int, str], options: ScanOptions) -> tuple[Stack, tuple[Finding, ...]]:
+    """The stack without planes whose pixels are damaged, and a finding for each."""
+    messages = list(broken.values())
+    kept = [one for n, one in enumerate(whole.planes) if n not in broken]
+    if not kept or options.strict:
+        raise InputError(messages[0])
+    lost = tuple(
+        Finding(_DAMAGED, f"{shown(whole.planes[n].path.name)} was left out: its pixels cannot be decoded.")
+        for n in broken
+    )
     try:
-        return read_slice(path)
-    except SkippedFileError as error:
-        raise InputError(f"{shown(path)}: {error}.") from None
+        return stack(kept), lost
+    except GeometryError as error:
+        raise GeometryError(f"{error} {messages[0]}") from None
 
 
-def _values(slices: Sequence[Slice]) -> NDArray[Any]:
-    """Rescaled values (K, J, I) of slices in order.
-
-    Integers stay integers, of the type that is stored unless the values need another, where no slice is scaled and
-    all have the same whole intercept; else float32. There is never a second volume but where the type must widen.
-    """
-    first = slices[0]
-    shape = (len(slices), first.rows, first.columns)
-    if any((one.slope, one.intercept) != (1.0, first.intercept) for one in slices) or not first.intercept.is_integer():
-        planes = allocate(shape, np.float32, first.path)
-        for plane, one in zip(planes, slices, strict=True):
-            plane[...] = read_pixels(one).astype(np.float64) * one.slope + one.intercept
-        return planes
-    ranges = [one.stored_range for one in slices]
-    planes = allocate(shape, _smallest(min(low for low, _ in ranges), max(high for _, high in ranges)), first.path)
-    for plane, one in zip(planes, slices, strict=True):
-        plane[...] = read_pixels(one)
-    intercept = int(first.intercept)
-    return _shifted(planes, intercept, first.path) if intercept else planes
-
-
-def _shifted(planes: NDArray[Any], intercept: int, path: Path) -> NDArray[Any]:
-    # As if 0 were stored too, so that the sign of the type follows the intercept and not what a scan happens to hold.
-    low, high = min(int(planes.min()), 0) + intercept, max(int(planes.max()), 0) + intercept
-    dtype = _smallest(low, high, planes.itemsize)
-    target = planes.view(dtype) if dtype.itemsize == planes.itemsize else allocate(planes.shape, dtype, path)
-    for k, plane in enumerate(planes):
-        target[k] = plane.astype(np.int64) + intercept
-    return target
-
-
-def _smallest(low: int, high: int, least_bytes: int = 1) -> np.dtype[Any]:
-    for code in ("u1", "i1", "u2", "i2", "u4", "i4"):
-        limits = np.iinfo(code)
-        if limits.min <= low and high <= limits.max and np.dtype(code).itemsize >= least_bytes:
-            return np.dtype(code)
-    return np.dtype(np.int64)
+def _sources(stack_: Stack) -> tuple[SourcePlane, ...]:
+    return tuple(
+        SourcePlane(one.path, one.frame, one.instance, one.sop_class, stack_.plane_geometry(n))
+        for n, one in enumerate(stack_.planes)
+    )

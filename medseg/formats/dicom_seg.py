@@ -6,18 +6,18 @@ A label without a code is written as SNOMED CT 85756007 "Tissue"; the category i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Never
 
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import Format, Onto, refused, shown
+from medseg.formats.base import Format, Onto, nothing, refused, shown
 from medseg.formats.dicom_derived import sop_class, tie
 from medseg.formats.dicom_seg_read import read_frames, read_outline
 from medseg.formats.dicom_seg_write import write_binary, write_labelmap
 from medseg.formats.dicom_source import read_source
 from medseg.formats.planes import aligned, spread
-from medseg.study import Finding, Series, Study
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation
 
 RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
@@ -31,9 +31,13 @@ def recognises(path: Path, head: bytes) -> bool:
     return sop_class(head) in _CLASSES
 
 
-def scan(paths: Sequence[Path]) -> Study:
+def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
     """Read the header of every file."""
-    return Study(tuple(_series(path) for path in paths))
+    found = []
+    for path in paths:
+        found.append(_series(path))
+        done()
+    return Study(tuple(found))
 
 
 def read(series: Series, frame: int | None) -> Never:

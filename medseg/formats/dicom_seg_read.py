@@ -16,7 +16,7 @@ from pydicom.pixels.utils import iter_pixels
 from medseg.errors import GeometryError, InputError
 from medseg.formats.base import allocate
 from medseg.formats.dicom_derived import check_overlap, code_of, label_set
-from medseg.formats.dicom_header import LPS_TO_RAS, macro, numbers, quiet, text_of, told
+from medseg.formats.dicom_elements import LPS_TO_RAS, macro, numbers, quiet, text_of, told
 from medseg.formats.planes import Labels, Planes
 from medseg.labels import LabelSet
 from medseg.study import Finding

@@ -23,7 +23,7 @@ from medseg.errors import ConfigError
 from medseg.formats.base import Algorithm
 from medseg.formats.check import confirm
 from medseg.formats.dicom_derived import MANUFACTURER, Placed, place
-from medseg.formats.dicom_header import LPS_TO_RAS, quiet, text_of
+from medseg.formats.dicom_elements import LPS_TO_RAS, quiet, text_of
 from medseg.formats.dicom_seg_read import read_frames
 from medseg.formats.dicom_source import Source, read_source
 from medseg.labels import Code, Label

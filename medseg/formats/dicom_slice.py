@@ -1,65 +1,95 @@
-"""One DICOM file: what its header says, and its pixels. No patient data leave this module."""
+"""One plane of a DICOM scan: where it lies, what kind it is, and how its pixels are stored."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pydicom
-from numpy.typing import NDArray
-from pydicom import config as pydicom_config
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
+from pydicom.uid import UID
+
+from medseg.formats.base import shown
+from medseg.formats.dicom_header import Header, SkippedFileError, class_name, code, numbers, text
+
+PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG")  # shadows: no voxel has a place in space
+
+# What may tell apart planes at one place, in the order in which it is tried; all values are numbers.
+FRAME_KEYS = (
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+    "NominalPercentageOfCardiacPhase",
+    "FrameReferenceTime",
+    "DiffusionGradientOrientation",
+    "InversionTime",
+    "FlipAngle",
+    "AcquisitionNumber",
+)
+_DATES = (
+    ("AcquisitionDate", "AcquisitionTime"),
+    ("ContentDate", "ContentTime"),
+    ("InstanceCreationDate", "InstanceCreationTime"),
 )
 
-from medseg.errors import InputError
-from medseg.formats.base import shown
 
-# All that reading needs; nothing else of the header is looked at.
-_PLACE = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
-_GROUP = ["PatientID", "SeriesInstanceUID", "FrameOfReferenceUID"]
-_KIND = ["Modality", "ImageType", "ConvolutionKernel", "EchoTime", "DiffusionBValue", "TemporalPositionIdentifier"]
-_KIND += ["PhotometricInterpretation", "RescaleType", "Units"]
-_PIXELS = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelRepresentation"]
-_PIXELS += ["BitsAllocated", "BitsStored", "HighBit"]
-_VALUES = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"]
-_TAGS: list[Any] = ["SOPClassUID", "SOPInstanceUID", *_PLACE, *_GROUP, *_KIND, *_PIXELS, *_VALUES]
-
-
-class SkippedFileError(InputError):
-    """The file is no slice: another kind of object, or too damaged to tell.
+@dataclass(frozen=True)
+class Stored:
+    """How the pixels of a file are stored.
 
     Attributes:
-        damaged: Whether it may well have been a slice.
+        syntax: Transfer syntax.
+        pixels_at: Byte at which the element of the pixels begins.
+        frames: Pictures in the file.
+        rows: Rows of a picture, which for a mosaic is more than a plane has.
+        columns: Columns of a picture.
+        allocated: Bits that a pixel takes.
+        bits: Bits that hold its value.
+        high: The highest of them.
+        signed: Whether that bit is a sign.
+        photometric: PhotometricInterpretation.
     """
 
-    def __init__(self, reason: str, *, damaged: bool) -> None:
-        super().__init__(reason)
-        self.damaged = damaged
+    syntax: UID
+    pixels_at: int
+    frames: int
+    rows: int
+    columns: int
+    allocated: int
+    bits: int
+    high: int
+    signed: bool
+    photometric: str
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest value that the stored bits can hold."""
+        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one picture that is not compressed."""
+        return (self.rows * self.columns * self.allocated + 7) // 8
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The header of one image file.
+    """One plane: a whole file, a frame of a file, or a tile of a mosaic.
 
     Attributes:
         path: The file.
+        frame: Which picture of the file.
+        corner: First row and column of the plane in its picture, which is (0, 0) but for mosaics.
         instance: SOPInstanceUID; "" if the file has none.
-        group: Files of one group may form a volume: patient, series and frame of reference.
-        kind: What all slices of a volume have in common: modality, image type, kernel, echo time and so on.
+        sop_class: SOPClassUID.
+        owner: Patient, study, series and frame of reference: planes of one volume have them in common.
+        kind: Likewise modality, image type, kernel and unit.
+        contrast: Echo time and b-value: planes of one volume have them in common, volumes of one series need not.
+        keys: Value of each of `FRAME_KEYS`; None if absent.
+        number: InstanceNumber, which never places a plane.
+        acquired: When it was acquired or made, for sorting.
         modality: DICOM modality.
+        description: SeriesDescription, which may hold a name.
         rows: Voxels along J.
         columns: Voxels along I.
         position_lps: Centre of the first voxel, (x, y, z) in mm; () if absent or not three finite numbers.
@@ -68,15 +98,23 @@ class Slice:
         thickness_mm: SliceThickness, which is used for a single slice alone; 0 if absent.
         slope: Rescale slope, 1 if absent.
         intercept: Rescale intercept, 0 if absent.
-        stored_range: Smallest and largest value that the stored bits can hold.
+        stored: How its pixels are stored.
         trouble: Why the pixels cannot be used; "" if they can.
     """
 
     path: Path
-    instance: str
-    group: tuple[str, ...] = field(repr=False)
+    frame: int
+    corner: tuple[int, int]
+    instance: str = field(repr=False)
+    sop_class: str
+    owner: tuple[str, ...] = field(repr=False)
     kind: tuple[str, ...]
+    contrast: tuple[float | None, ...]
+    keys: tuple[tuple[float, ...] | None, ...]
+    number: int | None
+    acquired: tuple[str, ...]
     modality: str
+    description: str = field(repr=False)
     rows: int
     columns: int
     position_lps: tuple[float, ...]
@@ -85,200 +123,149 @@ class Slice:
     thickness_mm: float
     slope: float
     intercept: float
-    stored_range: tuple[int, int]
+    stored: Stored
     trouble: str
 
-
-def looks_like_dicom(head: bytes) -> bool:
-    """Whether the first bytes are DICOM, with its preamble or beginning with the data set itself."""
-    starts_with_group = head[:4] in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
-    return head[128:132] == b"DICM" or (starts_with_group and len(head) > 132)
-
-
-def read_slice(path: Path) -> Slice:
-    """Read a header, not the pixels.
-
-    Raises:
-        SkippedFileError: If the file is not an image, or is damaged; the message is the reason alone, without path.
-    """
-    with _quiet():
-        try:
-            with path.open("rb") as file:
-                header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-                pixels_at = file.tell()
-            _check_is_image(header)
-            result = _slice(path, header)
-            room = path.stat().st_size - pixels_at
-            if (
-                not result.trouble
-                and _is_plain(header)
-                and room < result.rows * result.columns * header.BitsAllocated // 8
-            ):
-                raise SkippedFileError("the file ends in the middle of its pixels; copy the file again", damaged=True)
-        except SkippedFileError:
-            raise
-        except Exception:  # pydicom raises whatever it likes on damaged data
-            raise SkippedFileError("the DICOM header is damaged; copy the file again", damaged=True) from None
-    return result
+    @property
+    def is_localizer(self) -> bool:
+        """Whether it was made to plan other scans."""
+        return "LOCALIZER" in self.kind[1].upper()
 
 
-def read_pixels(one: Slice) -> NDArray[Any]:
-    """The stored values (rows, columns), unused bits cleared, neither rescaled nor inverted.
+def plain_slice(header: Header) -> Slice:
+    """The one plane of a file that is neither multi-frame nor a mosaic.
 
     Raises:
-        InputError: If the pixels are damaged or cannot be decoded.
+        SkippedFileError: If the file ends before its pixels do.
     """
-    with _quiet():
-        try:
-            data = pydicom.dcmread(one.path, force=True)
-            data.file_meta.TransferSyntaxUID = _syntax(data)
-            stored = pixel_array(data, raw=True)
-        except Exception as error:  # decoders raise whatever they like on damaged data
-            name = type(error).__name__
-            text = f"its pixels cannot be decoded ({name}); copy the file again or leave it out."
-            raise InputError(f"{shown(one.path)}: {text}") from None
-    if stored.shape != (one.rows, one.columns):
-        raise InputError(f"{shown(one.path)}: its pixels have shape {stored.shape}, not what the header says.")
-    return stored
-
-
-def pixel_bytes(one: Slice) -> bytes:
-    """The pixels as they are encoded, to tell whether two files are copies.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
-    with _quiet():
-        try:
-            data = pydicom.dcmread(one.path, force=True, specific_tags=["PixelData"])
-            return str(_syntax(data)).encode() + bytes(data.get("PixelData", b""))
-        except Exception:  # as above
-            raise InputError(f"{shown(one.path)}: cannot be read; copy the file again or leave it out.") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Pydicom quotes values in its warnings, and values may be a patient's name."""
-    level, mode = pydicom_config.logger.level, pydicom_config.settings.reading_validation_mode
-    pydicom_config.logger.setLevel("CRITICAL")
-    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        pydicom_config.logger.setLevel(level)
-        pydicom_config.settings.reading_validation_mode = mode
-
-
-def _syntax(header: Dataset) -> UID:
-    """The transfer syntax; files without a meta header are little-endian, with or without explicit types."""
-    plain = ImplicitVRLittleEndian if header.original_encoding[0] else ExplicitVRLittleEndian
-    return UID(str(header.file_meta.get("TransferSyntaxUID") or plain))
-
-
-def _class_name(header: Dataset) -> str:
-    """Name of the SOP class; the meta header's counts where the data set's is cut off."""
-    for uid in (header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")):
-        name = UID(str(uid or "")).name
-        if name and not name[0].isdigit():
-            return name
-    return ""
-
-
-def _check_is_image(header: Dataset) -> None:
-    name = _class_name(header)
-    modality = _text(header, "Modality")
-    if name == MediaStorageDirectoryStorage.name:
-        raise SkippedFileError("a DICOMDIR, an index of other files", damaged=False)
-    if modality in ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "FID", "DOC"):
-        raise SkippedFileError(f"a DICOM {modality} object, not a scan", damaged=False)
-    if "Rows" not in header or "Columns" not in header:
-        if name and "Image Storage" not in name:
-            raise SkippedFileError(f"a DICOM object without pixels ({shown(name)}), not a scan", damaged=False)
-        if not name and "SOPInstanceUID" not in header and "SeriesInstanceUID" not in header:
-            raise SkippedFileError("not a DICOM file, whatever its name says", damaged=False)
-        raise SkippedFileError("the DICOM header is damaged or cut short; copy the file again", damaged=True)
-
-
-def _slice(path: Path, header: Dataset) -> Slice:
-    bits, signed = max(int(header.get("BitsStored", 0)), 1), int(header.get("PixelRepresentation", 0)) == 1
-    numbers = {key: _numbers(header, key, 1) for key in ("RescaleSlope", "RescaleIntercept", "SliceThickness")}
+    data = header.data
+    stored = stored_as(header)
+    check_room(header, stored)
+    rescale = {key: numbers(data, key, 1) for key in ("RescaleSlope", "RescaleIntercept", "SliceThickness")}
+    kind = tuple(text(data, keyword) for keyword in ("Modality", "ImageType", "ConvolutionKernel"))
+    kind += tuple(text(data, keyword) for keyword in ("PhotometricInterpretation", "RescaleType", "Units"))
     return Slice(
-        path=path,
-        instance=_text(header, "SOPInstanceUID"),
-        group=tuple(_text(header, keyword) for keyword in _GROUP),
-        kind=tuple(_text(header, keyword) for keyword in _KIND),
-        modality=_code(header, "Modality"),
-        rows=int(header.Rows),
-        columns=int(header.Columns),
-        position_lps=_numbers(header, "ImagePositionPatient", 3),
-        orientation_lps=_numbers(header, "ImageOrientationPatient", 6),
-        pixel_spacing_mm=_numbers(header, "PixelSpacing", 2),
-        thickness_mm=(*numbers["SliceThickness"], 0.0)[0],
-        slope=(*numbers["RescaleSlope"], 1.0)[0],
-        intercept=(*numbers["RescaleIntercept"], 0.0)[0],
-        stored_range=(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1),
-        trouble=_trouble(header),
+        path=header.path,
+        frame=0,
+        corner=(0, 0),
+        instance=text(data, "SOPInstanceUID"),
+        sop_class=text(data, "SOPClassUID"),
+        owner=tuple(
+            text(data, key) for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+        ),
+        kind=(*kind, text(data, "ComplexImageComponent")),
+        contrast=(_first(data, "EchoTime"), b_value(data)),
+        keys=frame_keys(data),
+        number=int(number[0]) if (number := numbers(data, "InstanceNumber", 1)) else None,
+        acquired=acquired(data),
+        modality=code(data, "Modality"),
+        description=text(data, "SeriesDescription"),
+        rows=stored.rows,
+        columns=stored.columns,
+        position_lps=numbers(data, "ImagePositionPatient", 3),
+        orientation_lps=numbers(data, "ImageOrientationPatient", 6),
+        pixel_spacing_mm=numbers(data, "PixelSpacing", 2),
+        thickness_mm=(*rescale["SliceThickness"], 0.0)[0],
+        slope=(*rescale["RescaleSlope"], 1.0)[0],
+        intercept=(*rescale["RescaleIntercept"], 0.0)[0],
+        stored=stored,
+        trouble=_trouble(header, stored),
     )
 
 
-def _trouble(header: Dataset) -> str:
-    """Why pixels of this kind are not read, and what to do."""
-    frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel", 1))
-    colours = _code(header, "PhotometricInterpretation")
-    allocated, bits = int(header.get("BitsAllocated", 0)), int(header.get("BitsStored", 0))
-    high = int(header.get("HighBit", bits - 1))
-    slope = _numbers(header, "RescaleSlope", 1) if "RescaleSlope" in header else (1.0,)
-    intercept = _numbers(header, "RescaleIntercept", 1) if "RescaleIntercept" in header else (0.0,)
-    syntax = _syntax(header)
-    bad_bits = allocated not in (8, 16, 32) or not 1 <= bits <= allocated or high != bits - 1
-    is_grey = samples == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
-    multi_frame = f"a multi-frame image ({frames} frames); export it as single-frame DICOM or convert it to NIfTI"
-    undecodable = f"compressed as {shown(syntax.name)}, for which no decoder is installed; decompress it"
-    troubles = (
-        (frames > 1 or "Enhanced" in _class_name(header), multi_frame),
-        ("MOSAIC" in _text(header, "ImageType"), "a mosaic of slices in one picture; convert it to NIfTI"),
+def frame_keys(data: Dataset) -> tuple[tuple[float, ...] | None, ...]:
+    """The value of each of `FRAME_KEYS`."""
+    counts = {"DiffusionGradientOrientation": 3}
+    found = {key: numbers(data, key, counts.get(key, 1)) or None for key in FRAME_KEYS}
+    if found["DiffusionGradientOrientation"] is None:  # Philips, before the standard had a place for it
+        philips = tuple(number for tag in (0x200510B0, 0x200510B1, 0x200510B2) for number in numbers(data, tag, 1))
+        found["DiffusionGradientOrientation"] = philips if len(philips) == 3 else None
+    return tuple(found.values())
+
+
+def b_value(data: Dataset) -> float | None:
+    """The b-value, from the standard's element or Siemens' or Philips' own."""
+    for key in ("DiffusionBValue", 0x20011003, 0x0019100C):
+        if found := numbers(data, key, 1):
+            return found[0]
+    return None
+
+
+def acquired(data: Dataset) -> tuple[str, ...]:
+    """Dates and times of acquisition, of content and of creation."""
+    return tuple(text(data, key) for pair in _DATES for key in pair)
+
+
+def _first(data: Dataset, keyword: str) -> float | None:
+    return (*numbers(data, keyword, 1), None)[0]
+
+
+def stored_as(header: Header) -> Stored:
+    """How a file stores its pixels."""
+    data = header.data
+    allocated = int(data.get("BitsAllocated", 0))
+    bits = int(data.get("BitsStored", 0) or 0)
+    return Stored(
+        syntax=header.syntax,
+        pixels_at=header.pixels_at,
+        frames=max(int(data.get("NumberOfFrames") or 1), 1),
+        rows=int(data.Rows),
+        columns=int(data.Columns),
+        allocated=allocated,
+        bits=bits,
+        high=int(data.get("HighBit", bits - 1)),
+        signed=int(data.get("PixelRepresentation", 0)) == 1,
+        photometric=code(data, "PhotometricInterpretation"),
+    )
+
+
+def check_room(header: Header, stored: Stored) -> None:
+    """Turn away a file that ends before its pixels do.
+
+    Raises:
+        SkippedFileError: If so.
+    """
+    samples = max(int(header.data.get("SamplesPerPixel", 1)), 1)
+    needed = stored.frames * stored.frame_bytes * samples if header.is_plain else 1
+    if header.room < needed:
+        raise SkippedFileError("the file ends in the middle of its pixels; copy the file again", damaged=True)
+
+
+def _trouble(header: Header, stored: Stored) -> str:
+    if stored.frames > 1 or "Enhanced" in class_name(header.data):
+        what = f"a multi-frame image ({stored.frames} frames) that does not tell where its frames lie"
+        return f"{what}; export it as single-frame DICOM or convert it to NIfTI"
+    return pixel_trouble(header, stored)
+
+
+def pixel_trouble(header: Header, stored: Stored) -> str:
+    """Why pixels of this kind are not read, and what to do; "" if they are."""
+    data = header.data
+    colours = stored.photometric
+    slope = numbers(data, "RescaleSlope", 1) if "RescaleSlope" in data else (1.0,)
+    intercept = numbers(data, "RescaleIntercept", 1) if "RescaleIntercept" in data else (0.0,)
+    bits = stored.bits
+    bad_bits = stored.allocated not in (8, 16, 32) or not 1 <= bits <= stored.high + 1 <= stored.allocated
+    is_grey = int(data.get("SamplesPerPixel", 1)) == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
+    troubles: tuple[tuple[Any, str], ...] = (
         (not is_grey, f"a colour image ({colours or 'unknown colours'}); give grey values"),
-        (min(int(header.Rows), int(header.Columns)) < 1, "an empty image; check how it was exported"),
-        (bad_bits, f"pixels of {bits} bits up to bit {high} of {allocated}; convert it to plain 8 or 16 bits"),
-        ("ModalityLUTSequence" in header, "values go through a lookup table; export it rescaled linearly"),
+        (min(stored.rows, stored.columns) < 1, "an empty image; check how it was exported"),
+        (bad_bits, f"pixels of {bits} bits up to bit {stored.high} of {stored.allocated}; correct the header"),
+        ("ModalityLUTSequence" in data, "values go through a lookup table; export it rescaled linearly"),
         (slope in ((), (0.0,)) or not intercept, "rescale slope or intercept is no usable number; correct the header"),
         (
-            not _decodable(syntax),
-            undecodable,
+            not decodable(stored.syntax),
+            f"compressed as {shown(stored.syntax.name)}, for which no decoder is installed; decompress it",
         ),
     )
     return next((trouble for applies, trouble in troubles if applies), "")
 
 
-def _is_plain(header: Dataset) -> bool:
-    """Whether pixels are stored as they are, so that the file's size tells whether they are all there."""
-    syntax = _syntax(header)
-    return not syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian
-
-
-def _decodable(syntax: UID) -> bool:
+def decodable(syntax: UID) -> bool:
+    """Whether pixels of this transfer syntax can be read here."""
+    if not syntax.is_encapsulated and not syntax.is_private:
+        return True
     try:
         return bool(get_decoder(syntax).is_available)
     except NotImplementedError:
         return False
-
-
-def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
-    value = header.get(keyword)
-    if value is None or value == "":
-        return ()
-    values = [value] if count == 1 and not hasattr(value, "__len__") else list(value)
-    numbers = tuple(float(number) for number in values)
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
-
-
-def _text(header: Dataset, keyword: str) -> str:
-    value = header.get(keyword)
-    return "" if value is None else str(value)
-
-
-def _code(header: Dataset, keyword: str) -> str:
-    """A value of type CS, at most 16 printable characters whatever the file says, fit for a message."""
-    return shown(_text(header, keyword)[:16])

@@ -18,7 +18,7 @@ from pydicom.valuerep import DA, TM
 
 from medseg.errors import GeometryError, InputError
 from medseg.formats.base import shown
-from medseg.formats.dicom_header import LPS_TO_RAS, macro, numbers, quiet, text_of, told
+from medseg.formats.dicom_elements import LPS_TO_RAS, macro, numbers, quiet, text_of, told
 from medseg.formats.planes import Planes
 from medseg.study import Finding
 
@@ -154,6 +154,9 @@ def _slices(path: Path, header: Dataset) -> Iterator[_Slice]:
             yield from _slice(header, Reference(sop_class, instance, number), place, tilt, measures)
     elif int(header.get("NumberOfFrames") or 1) > 1:
         raise GeometryError(f"{shown(path)}: a multi-frame image whose frames have no place in space; write NIfTI.")
+    elif "MOSAIC" in str(header.get("ImageType") or "").upper():
+        text = "a mosaic holds all slices in one picture, to which no slice of labels can refer; write NIfTI"
+        raise GeometryError(f"{shown(path)}: {text}.")
     else:
         yield from _slice(header, Reference(sop_class, instance), header, header, header)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import zlib
 from pathlib import Path
@@ -13,6 +14,22 @@ Skipped = list[tuple[Path, str]]
 
 HEAD_BYTES = 1024  # enough for the magic of every format, DICOM's at byte 128 and NIfTI-1's at 344
 GZIP_MAGIC = b"\x1f\x8b"
+
+
+def expand(pattern: str) -> list[Path]:
+    """The paths that a pattern names, sorted; the path itself where it exists or is no pattern.
+
+    Raises:
+        InputError: If a pattern matches nothing.
+    """
+    if os.path.lexists(pattern) or not glob.has_magic(pattern):
+        return [Path(pattern)]  # one that does not exist gets its error from `walk`
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+    if not matches:
+        raise InputError(
+            f"{shown(pattern)}: matches no scan; check the pattern, and quote it if the shell should not expand it."
+        )
+    return [Path(match) for match in matches]
 
 
 def walk(path: Path) -> tuple[list[Path], Skipped]:

@@ -12,7 +12,7 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,14 +24,14 @@ from pydantic import ValidationError
 
 from medseg.atomic import atomic_path
 from medseg.errors import InputError, MedsegError
-from medseg.formats.base import Format, allocate, as_labels, by, check_intensities, refused, shown
+from medseg.formats.base import Format, allocate, as_labels, by, check_intensities, nothing, refused, shown
 from medseg.formats.check import confirm, confirm_nifti
 from medseg.formats.files import GZIP_MAGIC
 from medseg.formats.nifti_header import NiftiHeader, NotNiftiError, looks_like_nifti, parse_header
 from medseg.formats.planes import Planes
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
-from medseg.study import Finding, Series, Study
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
 
 _NAME = "nifti"
@@ -48,7 +48,7 @@ def recognises(path: Path, head: bytes) -> bool:
     return looks_like_nifti(head) or _bare(path).suffix.lower() in (".nii", ".hdr", ".img")
 
 
-def scan(paths: Sequence[Path]) -> Study:
+def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
     """Read the header of every file; an .img counts with its .hdr."""
     series, skipped = [], []
     headers: dict[Path, None] = {}
@@ -65,6 +65,7 @@ def scan(paths: Sequence[Path]) -> Study:
             skipped.append((path, "not a NIfTI file, whatever its name says"))
         except MedsegError as error:
             series.append(refused((path,), _NAME, error))
+        done()
     return Study(tuple(series), tuple(skipped))
 
 
@@ -94,6 +95,8 @@ def write(segmentation: Segmentation, path: Path) -> None:
     image.set_sform(geometry.affine, code=_SCANNER)
     # A qform cannot hold a shear: it would contradict the sform, so a tilted grid goes without.
     image.set_qform(geometry.affine, code=_SCANNER if geometry.is_orthogonal else 0)
+    if geometry.is_orthogonal and not geometry.matches(Geometry(geometry.shape, image.header.get_qform())):
+        image.set_qform(None)  # near half a turn a quaternion of single precision is too coarse
     if segmentation.labels:
         names = json.dumps({_KEY: segmentation.labels.model_dump(mode="json", exclude_none=True)["labels"]})
         image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, names.encode("ascii")))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Never
 
 import numpy as np
 
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import Format, Onto, refused, shown
+from medseg.formats.base import Format, Onto, nothing, refused, shown
 from medseg.formats.dicom_derived import sop_class, tie
 from medseg.formats.dicom_source import read_source
 from medseg.formats.planes import Planes, Vector, layers
 from medseg.formats.rtstruct_read import Structures, rasterised, read_structures
 from medseg.formats.rtstruct_write import write_rtstruct
-from medseg.study import Series, Study
+from medseg.study import DEFAULT_OPTIONS, ScanOptions, Series, Study
 from medseg.volume import Segmentation
 
 _NAME = "dicom-rtstruct"
@@ -27,9 +27,13 @@ def recognises(path: Path, head: bytes) -> bool:
     return sop_class(head) == _CLASS
 
 
-def scan(paths: Sequence[Path]) -> Study:
+def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
     """Read every file."""
-    return Study(tuple(_series(path) for path in paths))
+    found = []
+    for path in paths:
+        found.append(_series(path))
+        done()
+    return Study(tuple(found))
 
 
 def read(series: Series, frame: int | None) -> Never:

@@ -15,7 +15,7 @@ from medseg.errors import GeometryError, InputError
 from medseg.formats.base import allocate, shown
 from medseg.formats.contours import Mask, Ring, combine, fill
 from medseg.formats.dicom_derived import check_overlap, code_of, label_set
-from medseg.formats.dicom_header import LPS_TO_RAS, quiet, text_of, told
+from medseg.formats.dicom_elements import LPS_TO_RAS, quiet, text_of, told
 from medseg.formats.planes import Labels, Planes
 from medseg.labels import Code, LabelSet
 from medseg.study import Finding

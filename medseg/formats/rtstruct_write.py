@@ -21,7 +21,7 @@ from medseg.formats.base import Algorithm, shown
 from medseg.formats.check import confirm
 from medseg.formats.contours import trace
 from medseg.formats.dicom_derived import MANUFACTURER, Placed, place
-from medseg.formats.dicom_header import LPS_TO_RAS, quiet, text_of
+from medseg.formats.dicom_elements import LPS_TO_RAS, quiet, text_of
 from medseg.formats.dicom_source import Source, read_source
 from medseg.formats.planes import Planes
 from medseg.formats.rtstruct_read import rasterised, read_structures

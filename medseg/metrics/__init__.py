@@ -1,47 +1,53 @@
-"""Two segmentations to numbers. To add a metric: one function in one file, one row in `METRICS`."""
+"""Two label arrays to numbers. To add a metric: one function in one file, one row in `METRICS`.
 
-from __future__ import annotations
+comparison = Comparison(reference, prediction, spacing_mm=(1, 1, 3))
+measure(comparison, METRICS)["dice"]  # one value for each of comparison.regions
+"""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
-
-from medseg.metrics.overlap import Confusion, confusion, dice, iou
-
-__all__ = ["METRICS", "Confusion", "Metric", "confusion", "dice", "iou"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a number means.
-
-    Attributes:
-        name: Key in reports.
-        title: For people.
-        function: From the confusion counts to one value per label.
-        unit: "1" for a ratio.
-        best: Whether a higher or a lower value is better.
-        range: Smallest and largest value.
-        absent_in_reference: Value where only the prediction has the label.
-        absent_in_prediction: Value where only the reference has the label.
-        absent_in_both: Value where neither has the label; NaN is left out of means and counted.
-    """
-
-    name: str
-    title: str
-    function: Callable[[Confusion], NDArray[np.float64]]
-    unit: str = "1"
-    best: Literal["higher", "lower"] = "higher"
-    range: tuple[float, float] = (0.0, 1.0)
-    absent_in_reference: float = 0.0
-    absent_in_prediction: float = 0.0
-    absent_in_both: float = float("nan")
-
-
-METRICS: tuple[Metric, ...] = (
-    Metric("dice", "Dice", dice),
-    Metric("iou", "IoU", iou),
+from medseg.metrics.centreline import centreline_dice, skeleton
+from medseg.metrics.comparison import Comparison
+from medseg.metrics.lesions import Detection, detection, lesion_f1
+from medseg.metrics.overlap import (
+    Confusion,
+    Counts,
+    confusion,
+    dice,
+    frequency_weighted_iou,
+    iou,
+    mean_iou,
+    pixel_accuracy,
+    precision,
+    sensitivity,
+    specificity,
 )
+from medseg.metrics.surface import SurfaceDistances, average_distance, hausdorff, surface_dice, surface_distances
+from medseg.metrics.table import METRICS, Metric, measure, measure_slices
+
+__all__ = [
+    "METRICS",
+    "Comparison",
+    "Confusion",
+    "Counts",
+    "Detection",
+    "Metric",
+    "SurfaceDistances",
+    "average_distance",
+    "centreline_dice",
+    "confusion",
+    "detection",
+    "dice",
+    "frequency_weighted_iou",
+    "hausdorff",
+    "iou",
+    "lesion_f1",
+    "mean_iou",
+    "measure",
+    "measure_slices",
+    "pixel_accuracy",
+    "precision",
+    "sensitivity",
+    "skeleton",
+    "specificity",
+    "surface_dice",
+    "surface_distances",
+]

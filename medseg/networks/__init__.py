@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
+import torch
 from torch import nn
 
 from medseg.errors import ConfigError
@@ -50,6 +51,12 @@ class Architecture:
     voc_test_miou: float | None = None
     voc_conditions: str = ""
 
+    def parameters(self, spatial_dims: int, *, in_channels: int = 1, num_classes: int = 2) -> int:
+        """How many there are at the default settings, counted without making them."""
+        with torch.device("meta"):
+            network = self.builder(spatial_dims, in_channels, num_classes)
+        return sum(parameter.numel() for parameter in network.parameters())
+
     @property
     def settings(self) -> tuple[str, ...]:
         """The names of the settings that the builder takes, its backbone's among them."""
@@ -63,7 +70,7 @@ class Architecture:
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015),
+    Architecture("unet", UNet, "U-Net", "arXiv 1505.04597", 2015, "204"),
     Architecture("fcn32s", FCN32s, "FCN-32s", "arXiv 1411.4038", 2014, "404"),
     Architecture("fcn16s", FCN16s, "FCN-16s", "arXiv 1411.4038", 2014, "404"),
     Architecture("fcn8s", FCN8s, "FCN-8s", "arXiv 1411.4038", 2014, "404", 62.2, "SBD; 67.2 with the later recipe"),
@@ -102,7 +109,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "deeplabv3", DeepLabV3, "DeepLab v3", "arXiv 1706.05587", 2017, "whole image", 85.7, "86.9 with JFT; no CRF"
     ),
     Architecture("deeplabv3_cascade", DeepLabV3Cascade, "DeepLab v3 cascade", "arXiv 1706.05587", 2017, "4651"),
-    Architecture("fcn_resnet", FCNResNet, "FCN on ResNet-101", "torchvision 0.3; arXiv 1411.4038", 2019, "987"),
+    Architecture("fcn_resnet", FCNResNet, "FCN on ResNet-101", "arXiv 1411.4038", 2019, "987"),
 )
 
 

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from medseg.convention import InputConvention
 from medseg.networks import adapters_resnet as resnet
+from medseg.networks import adapters_vgg as vgg
 
 State: TypeAlias = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class InputConvention:
-    """What the network was trained on: (image in 0…255 · scale − mean) / std, channel by channel.
-
-    Attributes:
-        order: Of the channels.
-        scale: Factor of the image.
-        mean: Subtracted after scaling, in `order`.
-        std: Divided by at last, in `order`.
-    """
-
-    order: Literal["RGB", "BGR"]
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-
-TORCHVISION = InputConvention("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TORCHVISION = InputConvention(order="RGB", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 # The same in grey values.
-GREY_VALUES = InputConvention("RGB", 1.0, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-CAFFE = InputConvention("BGR", 1.0, (104.008, 116.669, 122.675))
+GREY_VALUES = InputConvention(order="RGB", scale=1.0, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+CAFFE = InputConvention(order="BGR", scale=1.0, mean=(104.008, 116.669, 122.675))
+CAFFE_FCN = InputConvention(order="BGR", scale=1.0, mean=(104.00698793, 116.66876762, 122.67891434))
 
 
 @dataclass(frozen=True)
@@ -45,8 +31,9 @@ class Adapter:
         marks: Keys that occur together in this layout alone.
         translate: The file's tensors by this package's names.
         convention: The input that the file was trained with.
-        build: The architecture that the file holds (None: a backbone), and its settings other than the defaults.
+        build: The architecture that the file holds (None: a backbone), and its settings other than 2D's defaults.
         covers: Prefix of the network's keys that the file fills.
+        offers: Prefixes of keys beyond `covers` that are taken where the network has all of them in the file's shape.
         classifier: Key, after translation, of a weight whose first axis is the classes.
         structure: Attributes of the network or its backbone that no shape tells, as the authors have them.
         doubt: About the convention, for those who load the file.
@@ -58,6 +45,7 @@ class Adapter:
     convention: InputConvention
     build: tuple[str | None, Mapping[str, Any]]
     covers: str = ""
+    offers: tuple[str, ...] = ()
     classifier: str | None = None
     structure: Mapping[str, object] = field(default_factory=dict)
     doubt: str = ""
@@ -137,8 +125,36 @@ ADAPTERS: tuple[Adapter, ...] = (
         ("conv1.weight", "layer1.0.conv1.weight"),
         resnet.torchvision_resnet,
         TORCHVISION,
-        (None, {}),
+        (None, {"norm": "batch"}),
         covers="backbone.",
         structure={"stride_on": "3x3", "ceil_mode": False},
+    ),
+    Adapter(
+        "pytorch-fcn FCN-8s",
+        ("score_fr.weight", "upscore_pool4.weight"),
+        vgg.pytorch_fcn8s,
+        CAFFE_FCN,
+        ("fcn8s", {}),
+        offers=("fusions.0.up.", "fusions.1.up.", "upscore."),  # bilinear and frozen, in whatever form
+        classifier="score.weight",
+        structure={"padding": "paper"},
+    ),
+    Adapter(
+        "torchvision VGG-16 with batch normalisation",
+        ("features.1.running_mean", "classifier.6.weight"),
+        vgg.torchvision_vgg16_bn,
+        TORCHVISION,
+        (None, {"norm": "batch"}),
+        covers="backbone.",
+        offers=("head.fc6.", "head.fc7."),
+    ),
+    Adapter(
+        "torchvision VGG-16",
+        ("features.2.weight", "classifier.6.weight"),
+        vgg.torchvision_vgg16,
+        TORCHVISION,
+        (None, {"norm": "none"}),
+        covers="backbone.",
+        offers=("head.fc6.", "head.fc7."),
     ),
 )

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from medseg.convention import InputConvention
 from medseg.errors import InputError, ModelError
-from medseg.networks.checkpoint_layouts import ADAPTERS, Adapter, InputConvention, State
+from medseg.networks.checkpoint_layouts import ADAPTERS, Adapter, State
 from medseg.networks.inflation import beyond_plane, inflated, require_fit
 from medseg.study import Finding
 
@@ -68,6 +69,7 @@ def load_checkpoint(network: nn.Module, path: str | Path, *, inflation: str = "c
         findings.append(Finding("inflated", f"The 2D kernels of {path.name} were inflated ({inflation})."))
         state = inflated(state, network, inflation)
         state |= {key: value for key, value in beyond_plane(network).items() if key.startswith(adapter.covers)}
+    state = _offers_taken(state, own, adapter, findings)
     # Files from before 2018 have no such count; and what the file is not for stays as it is.
     kept = {k: v for k, v in own.items() if k.endswith("num_batches_tracked") or not k.startswith(adapter.covers)}
     findings += _differences(network, adapter)
@@ -109,6 +111,19 @@ def _without_auxiliary(state: State, own: State, findings: list[Finding]) -> Sta
         Finding("auxiliary-left-out", f"The network has no auxiliary head; {len(second)} tensors of it were left out.")
     )
     return {key: tensor for key, tensor in state.items() if key not in second}
+
+
+def _offers_taken(state: State, own: State, adapter: Adapter, findings: list[Finding]) -> State:
+    """Layers that a file of a backbone has besides go where the network has the same, and are left out elsewhere."""
+    for prefix in adapter.offers:
+        theirs = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+        if all(key in own and own[key].shape == tensor.shape for key, tensor in theirs.items()):
+            continue
+        rest = {key: tensor for key, tensor in state.items() if key not in theirs}
+        state = rest | {key: tensor for key, tensor in own.items() if key.startswith(prefix)}
+        text = f"The network has no {prefix[:-1]} of the file's shape; what it has there stays as it was built."
+        findings.append(Finding("head-left-out", text))
+    return state
 
 
 def _channels_adapted(state: State, own: State, findings: list[Finding]) -> State:
@@ -166,6 +181,6 @@ def _differences(network: nn.Module, adapter: Adapter) -> list[Finding]:
 def _advice(adapter: Adapter) -> str:
     name, settings = adapter.build
     if name is None:
-        return "Build the network with the file's depth, width=1 and norm='batch'."
+        return f"Build the network with the file's depth, width=1 and norm={settings['norm']!r}."
     given = "".join(f", {key}={value!r}" for key, value in settings.items())
     return f"Build it as build({name!r}{given}, width=1, ...)."

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from medseg.networks.fcn import FCN8s
 from medseg.networks.layers import Norm, PerAxis
-from medseg.refine.crf import MeanField
 
 
 class CRFRNN(FCN8s):
@@ -77,6 +76,9 @@ class CRFRNN(FCN8s):
         learn_upsampling: bool = False,
         zero_scores: bool = True,
     ) -> None:
+        # Only who builds this network waits for it.
+        from medseg.refine.crf import MeanField  # noqa: PLC0415
+
         super().__init__(
             spatial_dims,
             in_channels,

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Norm, PerAxis, Stage, by_dims, leading_crop
+from medseg.networks.borders import extend, leading_crop
+from medseg.networks.layers import Norm, PerAxis, Stage, by_dims
 from medseg.networks.vgg import VGG, fully_connected
 
 
@@ -145,11 +145,10 @@ class _Branch(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b classes *eighth"]:
-        # Poolings round up and a strided convolution does not: zeros behind let both have scores of the same voxels.
+        # Poolings round up and a strided convolution does not: more image behind lets both score the same voxels.
         # At the authors' sizes, 8·n + 1, there is nothing to add.
         missing = [max((n - 1) * s + 1 - have, 0) for n, s, have in zip(size, self.stride, x.shape[2:], strict=True)]
-        x = functional.pad(x, [entry for more in reversed(missing) for entry in (0, more)])
-        scores: Tensor = self.layers(x)
+        scores: Tensor = self.layers(extend(x, [0] * len(missing), missing))
         return scores
 
 

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Norm, PerAxis, by_dims, pad, per_axis
+from medseg.networks.borders import pad
+from medseg.networks.layers import Norm, PerAxis, by_dims, per_axis
 from medseg.networks.vgg import VGG, fully_connected
 
 # Dilations of the context module's 3×3 convolutions, and their widths in units of the number of classes (table 1).
@@ -109,7 +109,8 @@ class DilatedFrontend(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *space"]:
         """Image to logits at the image's own size."""
-        return self._upsample(self.forward_features(x), x.shape[2:])
+        # The fixed bilinear deconvolution of kernel 16, stride 8 and padding 4.
+        return layer.enlarge(self.forward_features(x), self.stride, x.shape[2:])
 
     def forward_features(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *eighth"]:
         """Image to scores at stride 8, as many an axis as 8 voxels fit, rounded up."""
@@ -119,16 +120,6 @@ class DilatedFrontend(nn.Module):
             x = pad(x, before, [high + more for (_, high), more in zip(self.border, rest, strict=True)])
         scores: Tensor = self.score(self.head(self.backbone(x)[-1]))
         return scores
-
-    def _upsample(
-        self, scores: Float[Tensor, "b classes *eighth"], size: Sequence[int]
-    ) -> Float[Tensor, "b classes *space"]:
-        """The fixed bilinear deconvolution of kernel 16, stride 8 and padding 4: interpolation between zeros beyond."""
-        scores = functional.pad(scores, [1, 1] * len(size))
-        large = layer.resize(scores, [n * s for n, s in zip(scores.shape[2:], self.stride, strict=True)])
-        for axis, (first, n) in enumerate(zip(self.stride, size, strict=True), start=2):
-            large = large.narrow(axis, first, n)
-        return large
 
 
 class ContextModule(nn.Sequential):

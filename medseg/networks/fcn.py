@@ -104,6 +104,7 @@ class FCN32s(nn.Module):
             )
         if at_once and not self.fused:
             raise ValueError("at_once scales skips, and FCN-32s has none")
+        self.padding = padding
         fc6 = per_axis(by_dims(spatial_dims, 7, 3) if fc6_kernel is None else fc6_kernel, spatial_dims)
         if not all(k % 2 for k in fc6):
             raise ValueError(f"fc6_kernel {fc6} is not odd, so that its voxels have no centre")

@@ -1,9 +1,11 @@
 """A 3D network starts from the weights of a 2D one.
 
 centre: the 2D kernel in the middle slice, zeros elsewhere. On a volume that is constant in depth the 3D network then
-    gives the 2D logits in every slice.
+    gives the 2D logits in every slice. Two exceptions: SegNet where depth is pooled, since a maximum goes back to one
+    slice alone; and padding="paper" of the FCNs in 3D, whose border of zeros is no continuation in depth.
 mean: the 2D kernel in every slice, divided by their number (I3D, arXiv 1705.07750). As padding is zeros in depth
     too, borders see less than a 2D network would.
+    (Either way a transposed convolution repeats slices in depth.)
 acs: the 2D kernel in the middle of the axial plane for the first third of the output channels, of the coronal plane
     for the second, of the sagittal plane for the rest (arXiv 1911.10477); where the 3D kernel is no cube, centre.
 
@@ -58,7 +60,7 @@ def inflated(state: Mapping[str, Tensor], network: nn.Module, how: str) -> dict[
     for key, target in network.state_dict().items():
         if key in state and state[key].ndim == 4 and target.ndim == 5:
             if key in transposed:
-                profile = _interpolating(target.shape[-1], transposed[key].stride[-1])
+                profile = _repeating(target.shape[-1], transposed[key].stride[-1])
                 result[key] = state[key].unsqueeze(-1) * profile.to(state[key])
             else:
                 result[key] = _kernel(state[key], tuple(target.shape[2:]), how)
@@ -114,10 +116,11 @@ def _kernel(weight: Tensor, size: tuple[int, ...], how: str) -> Tensor:
     return out
 
 
-def _interpolating(size: int, stride: int) -> Tensor:
-    """Weights in depth of a transposed convolution that keeps a constant: linear, and every output's sum to one."""
-    position = torch.arange(size, dtype=torch.float64)
-    weights = 1 - ((position - (size - 1) / 2).abs() / max(stride, size / 2))
-    for phase in range(stride):
-        weights[phase::stride] /= weights[phase::stride].sum()
+def _repeating(size: int, stride: int) -> Tensor:
+    """Weights in depth of a transposed convolution: each slice `stride` times, and nothing beyond.
+
+    Not linear interpolation, which finds no second slice before the first one and after the last.
+    """
+    weights, before = torch.zeros(size), (size - stride) // 2
+    weights[before : before + stride] = 1
     return weights

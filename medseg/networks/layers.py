@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg.networks.borders import extend
 from medseg.networks.norms import BatchNorm, GroupNorm
 
 T = TypeVar("T")
@@ -147,10 +147,29 @@ def max_pool(
 
 
 def average(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b c *space"]:
-    """The mean of `size` voxels (odd) around every voxel, zeros beyond the border counted as Caffe does."""
+    """The mean of `size` voxels (odd) around every voxel.
+
+    Zeros beyond the border of the plane count, as in Caffe; in depth the last slice goes on instead, so that a volume
+    that is constant in depth has the same mean on every slice.
+    """
     # Padded beforehand, since torch's own padding refuses images smaller than the kernel.
-    margins = [entry for n in reversed(size) for entry in (n // 2, n // 2)]
-    return _AVERAGE[x.ndim - 2](functional.pad(x, margins), tuple(size), stride=1)
+    margins = [n // 2 for n in size]
+    return _AVERAGE[x.ndim - 2](extend(x, margins, margins), tuple(size), stride=1)
+
+
+def enlarge(
+    x: Float[Tensor, "b c *space"], factors: Sequence[int], size: Sequence[int]
+) -> Float[Tensor, "b c *enlarged"]:
+    """Bilinear or trilinear enlargement by whole factors, cut to `size`, between zeros beyond the border of the plane.
+
+    In the plane it is the fixed deconvolution of kernel 2·s, stride s and padding s/2; in depth the last slice goes on.
+    """
+    margins = [1, 1, *(0 for _ in factors[2:])]
+    x = extend(x, margins, margins)
+    large = resize(x, [n * factor for n, factor in zip(x.shape[2:], factors, strict=True)])
+    for axis, (margin, factor, n) in enumerate(zip(margins, factors, size, strict=True), start=2):
+        large = large.narrow(axis, margin * factor, n)
+    return large
 
 
 def average_pool_to(x: Float[Tensor, "b c *space"], bins: Sequence[int]) -> Float[Tensor, "b c *bins"]:
@@ -237,30 +256,6 @@ def resize(
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return functional.interpolate(x, size=tuple(size), mode=_LINEAR[x.ndim - 2], align_corners=align_corners)
-
-
-def centre_crop(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b c *cropped"]:
-    """The middle of `x`; where the rest is odd, one voxel more is cut at the end."""
-    for axis, (have, want) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
-        x = x.narrow(axis, (have - want) // 2, want)
-    return x
-
-
-def leading_crop(x: Float[Tensor, "b c *space"], size: Sequence[int]) -> Float[Tensor, "b c *cropped"]:
-    """The first `size` voxels along every axis: what undoes a pooling that rounded up."""
-    for axis, want in enumerate(size, start=2):
-        x = x.narrow(axis, 0, want)
-    return x
-
-
-def pad(x: Float[Tensor, "b c *space"], before: Sequence[int], after: Sequence[int]) -> Float[Tensor, "b c *padded"]:
-    """Mirror the image beyond its border, as often as needed (torch's reflection stops at one image width)."""
-    for axis, (low, high) in enumerate(zip(before, after, strict=True), start=2):
-        n = x.shape[axis]
-        period = max(2 * (n - 1), 1)
-        position = torch.arange(-low, n + high, device=x.device) % period
-        x = x.index_select(axis, torch.where(position < n, position, period - position))
-    return x
 
 
 def initialise(network: nn.Module) -> None:

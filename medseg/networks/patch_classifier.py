@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Activation, PerAxis, by_dims, leading_crop, pad, per_axis, per_level
+from medseg.networks.borders import leading_crop, pad
+from medseg.networks.layers import Activation, PerAxis, by_dims, per_axis, per_level
 
 
 class PatchClassifier(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from medseg.networks.layers import pad
+from medseg.networks.borders import pad
 
 # Of every channel and scale: intensity, gradient, Laplacian, standard deviation, coherence of the structure tensor.
 _PER_SCALE = 5

@@ -21,6 +21,9 @@ class SegNet(nn.Module):
     rest at its end and unpooling restores the size before it. The authors train with cross-entropy weighted by
     median class frequency.
 
+    In 3D a maximum goes back to one slice, so that `inflate` keeps the 2D logits only where depth is not pooled
+    (strides of 1 along it).
+
     Args:
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.

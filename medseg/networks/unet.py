@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Activation, Norm, PerAxis, centre_crop, leading_crop, pad, per_level
+from medseg.networks.borders import centre_crop, leading_crop, pad
+from medseg.networks.layers import Activation, Norm, PerAxis, per_level
 
 # The network of figure 1: valid convolutions, no normalisation, 31.0 M parameters in 2D.
 PAPER = {"channels": (64, 128, 256, 512, 1024), "norm": "none", "activation": "relu", "padding": "valid"}

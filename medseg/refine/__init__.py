@@ -1,5 +1,8 @@
 """Refiners: slabs of scores in, better slabs of scores out."""
 
+from medseg.refine.components import ComponentSettings as ComponentSettings
+from medseg.refine.components import clean_components as clean_components
+from medseg.refine.components import component_refiner as component_refiner
 from medseg.refine.crf import MeanField as MeanField
 from medseg.refine.crf import dense_crf as dense_crf
 from medseg.refine.presets import PRESETS as PRESETS

@@ -61,14 +61,15 @@ def _check_shapes(probabilities: Tensor, image: Tensor, spacing_mm: Sequence[flo
 
 
 def _check_numbers(probabilities: Tensor, image: Tensor) -> None:
-    for name, tensor in (("Probabilities", probabilities), ("The image", image)):
-        bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
-            raise ValueError(f"{name} hold{'s' if name == 'The image' else ''} {bad} values that are NaN or infinite.")
+    sums = probabilities.sum(0)
+    # NaN and infinity show in sums and extremes; they are counted only then.
+    for name, tensor, ends in (("Probabilities", probabilities, sums), ("The image", image, image)):
+        if not all(math.isfinite(float(end)) for end in torch.aminmax(ends)):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(f"{name} hold{'s' if tensor is image else ''} {bad} values that are NaN or infinite.")
     lowest = float(probabilities.min())
     if lowest < -_SUM_TOLERANCE:
         raise ValueError(f"The lowest probability is {lowest:.4g}; apply softmax to logits first.")
-    sums = probabilities.sum(0)
     low, high = float(sums.min()), float(sums.max())
     if max(1 - low, high - 1) > _SUM_TOLERANCE:
         raise ValueError(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medseg.refine.appearance import Plan, WindowPlan, appearance_operator, plan_appearance
 from medseg.refine.checks import check_crf
 from medseg.refine.gaussian import SmoothnessFilter
-from medseg.refine.grid import BilateralGrid, plan_grid
-from medseg.refine.lattice import ACCURATE, USUAL, Lattice
-from medseg.refine.operators import Kernel, Normalization, Operator, normalised
-from medseg.refine.pruning import plan_pruning
-from medseg.refine.window import LARGEST_WINDOW, WindowFilter, reach_voxels
-
-_log = logging.getLogger(__name__)
+from medseg.refine.operators import Kernel, Normalization, normalised
+from medseg.refine.pruning import likely_labels, with_pruned_labels
 
 
 def dense_crf(
@@ -84,26 +79,44 @@ def dense_crf(
     dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
     # MPS has no sparse matrices.
     device = torch.device("cpu") if probabilities.device.type == "mps" else probabilities.device
-    p = probabilities.to(device, dtype).flatten(1)
-    smoothness, appearance = pairwise_kernels(
-        image.detach().to(device, dtype),
-        smoothness_sd_voxels=[smoothness_sd_mm / s for s in spacing_mm],
-        appearance_sd_voxels=[appearance_sd_mm / s for s in spacing_mm],
-        appearance_sd_value=appearance_sd_value,
-        normalization=normalization,
-        accurate=accurate,
-    )
-    kernels = [(smoothness_weight, smoothness), (appearance_weight, appearance)]
-    kept = None
-    if prune > 0 and isinstance(compatibility, str):
-        pruning = plan_pruning(p.detach(), kernels, iterations, prune)
-        kept = list(pruning.kept)
-        _log.info("CRF keeps %d of %d labels; the others stay below %.2g.", len(kept), len(p), pruning.bound)
+    p, picture = probabilities.to(device, dtype), image.detach().to(device, dtype)
+    smoothness_sd = [smoothness_sd_mm / s for s in spacing_mm]
+    appearance_sd = [appearance_sd_mm / s for s in spacing_mm]
+    weights = (smoothness_weight, appearance_weight)
+    tolerance = prune if isinstance(compatibility, str) else 0.0
+    plan = plan_appearance(picture, appearance_sd, appearance_sd_value, accurate)
+    plain = isinstance(compatibility, str) and normalization == "symmetric"
+    if plain and not isinstance(plan, WindowPlan) and _is_compilable(p, weights):
+        from medseg.refine.compiled import compiled_crf  # noqa: PLC0415  # numba takes half a second to import
+
+        q = compiled_crf(
+            p,
+            picture,
+            plan,
+            smoothness_sd_voxels=smoothness_sd,
+            weights=(float(weights[0]), float(weights[1])),
+            iterations=iterations,
+            tolerance=tolerance,
+        )
+        return q.to(probabilities)
+    kernels = pairwise_kernels(picture, smoothness_sd, plan, normalization)
+    weighted = list(zip(weights, kernels, strict=True))
+    flat = p.flatten(1)
+    kept = likely_labels(flat, lambda: _largest_message(flat, weighted), iterations, tolerance)
     penalty = None if isinstance(compatibility, str) else compatibility.to(device, dtype)
-    q = mean_field(p if kept is None else p[kept], kernels, penalty, iterations)
-    if kept is not None:
-        q = torch.zeros_like(p).index_copy(0, torch.tensor(kept, device=device), q)
-    return q.reshape(probabilities.shape).to(probabilities)
+    q = mean_field(flat[list(kept)], weighted, penalty, iterations)
+    return with_pruned_labels(q, kept, len(p)).reshape(p.shape).to(probabilities)
+
+
+def _is_compilable(p: Float[Tensor, "labels ..."], weights: Sequence[float | Tensor]) -> bool:
+    """Whether nothing is asked for that the compiled mean field leaves out."""
+    graph = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (p, *weights))
+    return not graph and p.device.type == "cpu" and p.dtype == torch.float32
+
+
+def _largest_message(p: Float[Tensor, "labels pixels"], kernels: Sequence[tuple[float | Tensor, Kernel]]) -> float:
+    ones = torch.ones_like(p[:1])
+    return float(torch.stack([weight * kernel(ones) for weight, kernel in kernels]).detach().sum(0).max())
 
 
 def mean_field(
@@ -123,54 +136,16 @@ def mean_field(
 
 def pairwise_kernels(
     image: Float[Tensor, "channels ..."],
-    *,
     smoothness_sd_voxels: Sequence[float],
-    appearance_sd_voxels: Sequence[float],
-    appearance_sd_value: float | Sequence[float],
+    plan: Plan,
     normalization: Normalization,
-    accurate: bool = False,
 ) -> tuple[Kernel, Kernel]:
     """The smoothness and the appearance kernel of one image, built once for all labels and iterations."""
     shape = image.shape[1:]
     smoothness = SmoothnessFilter(shape, smoothness_sd_voxels, image.dtype, image.device)
-    appearance = appearance_operator(image, appearance_sd_voxels, appearance_sd_value, accurate)
     ones = torch.ones(1, math.prod(shape), dtype=image.dtype, device=image.device)
+    appearance = appearance_operator(image, plan)
     return normalised(smoothness, ones, normalization), normalised(appearance, ones, normalization)
-
-
-def appearance_operator(
-    image: Float[Tensor, "channels ..."],
-    sd_voxels: Sequence[float],
-    sd_value: float | Sequence[float],
-    accurate: bool,
-) -> Operator:
-    """Written-out windows for a small sd, a bilateral grid for one channel, a permutohedral lattice for several."""
-    channels, shape = image.shape[0], image.shape[1:]
-    sds = [float(sd_value)] * channels if isinstance(sd_value, int | float) else [float(sd) for sd in sd_value]
-    reach = reach_voxels(shape, sd_voxels)
-    small = math.prod(2 * r + 1 for r in reach) <= LARGEST_WINDOW
-    if channels == 1 and not small:
-        axes = plan_grid(shape, sd_voxels, float(image.amax() - image.amin()), sds[0])
-        if axes is not None:
-            return BilateralGrid(image, axes)
-    features = _features(image, sd_voxels, sds)
-    if small:
-        return WindowFilter(features, reach, image.dtype)
-    # An axis of one voxel would cost a dimension of the lattice for nothing.
-    varying = [n > 1 for n in shape] + [True] * channels
-    return Lattice(features.flatten(1)[varying], image.dtype, ACCURATE if accurate or channels == 1 else USUAL)
-
-
-def _features(
-    image: Float[Tensor, "channels ..."], sd_voxels: Sequence[float], sd_values: Sequence[float]
-) -> Float[Tensor, "features ..."]:
-    """Positions and intensities in units of their sd, in float64: intensities may lie far from zero."""
-    shape = image.shape[1:]
-    axes = [
-        torch.arange(n, dtype=torch.float64, device=image.device) / sd for n, sd in zip(shape, sd_voxels, strict=True)
-    ]
-    values = [(channel - channel.amin()).double() / sd for channel, sd in zip(image, sd_values, strict=True)]
-    return torch.stack((*torch.meshgrid(*axes, indexing="ij"), *values))
 
 
 class MeanField(nn.Module):
@@ -222,25 +197,62 @@ class MeanField(nn.Module):
             unary_logits: The network's, (B, C, *space).
             image: (B, channels, *space) in the intensities that `bilateral_sd_value` is meant for; constant.
         """
-        return torch.stack([self._refine(u, i) for u, i in zip(unary_logits, image, strict=True)])
+        # An exported graph follows shapes, and the filters depend on values: there they are one opaque operator.
+        refine: Callable[..., Tensor] = torch.ops.medseg.mean_field if torch.compiler.is_compiling() else refine_logits
+        return refine(
+            unary_logits,
+            image.detach(),
+            self.spatial_weights,
+            self.bilateral_weights,
+            self.compatibility,
+            self.iterations if self.training else self.eval_iterations,
+            self.spatial_sd,
+            self.bilateral_sd,
+            self.bilateral_sd_value,
+            self.normalization,
+        )
 
-    def _refine(
-        self, unary: Float[Tensor, "classes ..."], image: Float[Tensor, "channels ..."]
-    ) -> Float[Tensor, "classes ..."]:
-        # Autocast would run the messages in half precision, in which their sums over thousands of pixels overflow.
-        with torch.autocast(unary.device.type, enabled=False):
-            dtype = torch.float64 if unary.dtype == torch.float64 else torch.float32
-            spatial, bilateral = pairwise_kernels(
-                image.detach().to(dtype),
-                smoothness_sd_voxels=[self.spatial_sd] * (image.ndim - 1),
-                appearance_sd_voxels=[self.bilateral_sd] * (image.ndim - 1),
-                appearance_sd_value=self.bilateral_sd_value,
-                normalization=self.normalization,
-            )
-            logits = unary.to(dtype).reshape(unary.shape[0], -1)
-            refined = logits
-            for _ in range(self.iterations if self.training else self.eval_iterations):
+
+def refine_logits(  # noqa: PLR0917  # an operator takes its arguments by position
+    unary_logits: Float[Tensor, "batch classes *space"],
+    image: Float[Tensor, "batch channels *space"],
+    spatial_weights: Float[Tensor, "classes classes"],
+    bilateral_weights: Float[Tensor, "classes classes"],
+    compatibility: Float[Tensor, "classes classes"],
+    iterations: int,
+    spatial_sd: float,
+    bilateral_sd: float,
+    bilateral_sd_value: float,
+    normalization: Normalization,
+) -> Float[Tensor, "batch classes *space"]:
+    """What `MeanField` computes, as a function of all that it holds."""
+    results = []
+    # Autocast would run the messages in half precision, in which their sums over thousands of pixels overflow.
+    with torch.autocast(unary_logits.device.type, enabled=False):
+        dtype = torch.float64 if unary_logits.dtype == torch.float64 else torch.float32
+        for unary, pixels in zip(unary_logits, image, strict=True):
+            picture, axes = pixels.to(dtype), pixels.ndim - 1
+            plan = plan_appearance(picture, [bilateral_sd] * axes, bilateral_sd_value, accurate=False)
+            spatial, bilateral = pairwise_kernels(picture, [spatial_sd] * axes, plan, normalization)
+            refined = logits = unary.to(dtype).reshape(unary.shape[0], -1)
+            for _ in range(iterations):
                 q = refined.softmax(0)
-                message = self.spatial_weights @ spatial(q) + self.bilateral_weights @ bilateral(q)
-                refined = logits - self.compatibility @ message
-            return refined.reshape(unary.shape)
+                message = spatial_weights @ spatial(q) + bilateral_weights @ bilateral(q)
+                refined = logits - compatibility @ message
+            results.append(refined.reshape(unary.shape))
+    return torch.stack(results)
+
+
+# Programs that torch.export saved need this operator: import medseg.refine before they are loaded.
+torch.library.custom_op(
+    "medseg::mean_field",
+    refine_logits,
+    mutates_args=(),
+    schema="(Tensor unary_logits, Tensor image, Tensor spatial_weights, Tensor bilateral_weights, "
+    "Tensor compatibility, int iterations, float spatial_sd, float bilateral_sd, float bilateral_sd_value, "
+    "str normalization) -> Tensor",
+).register_fake(
+    lambda unary_logits, *_: torch.empty_like(
+        unary_logits, dtype=torch.promote_types(unary_logits.dtype, torch.float32)
+    )
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,9 @@ class LatticeMode:
 
 
 USUAL = LatticeMode()
-ACCURATE = LatticeMode(fineness=math.sqrt(2), passes=2, dilations=1)
+# Measured on crops of a photograph: of the fineness from 1 to 1.7, with one to three passes and up to two rings, this
+# has the smallest error, some twenty times less than the usual lattice.
+ACCURATE = LatticeMode(fineness=1.2, passes=2, dilations=1)
 
 
 class Lattice:
@@ -54,10 +57,11 @@ class Lattice:
         d = features.shape[0]
         keys, weights = embed(features, mode.fineness)
         self.weights = weights.to(dtype)
-        packing = Packing.around(keys, margin=mode.dilations + 1)
-        packed = packing.pack(keys)
+        low, strides = step_bounds(features, mode)
+        steps = [*strides, -sum(strides)]
+        digits = _step_counts(keys) - torch.tensor(low, device=keys.device)
+        packed = (digits * torch.tensor(strides, device=keys.device)).sum(-1)
         vertices, inverse = torch.unique(packed, return_inverse=True)
-        steps = packing.steps
         for _ in range(mode.dilations):
             ring = [vertices] + [vertices + sign * step for step in steps for sign in (1, -1)]
             grown = torch.unique(torch.cat(ring))
@@ -67,30 +71,34 @@ class Lattice:
         self.vertices = vertices.numel()
         self.neighbours = torch.stack([_find(vertices, torch.stack((vertices + s, vertices - s))) for s in steps])
         # The kernel's mass per sequence of passes: a lattice cell's share of space is what a tap stands for.
-        self.scale = _mass(d, mode.fineness)
+        self.scale = kernel_mass(d, mode.fineness)
         self._interpolation = Interpolation(self.indices, self.weights, self.vertices)
 
     def apply(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
         """Splat, blur along every direction in turn, slice."""
-        return self._filter(x, range(self.mode.passes))
+        return self._filter(x, passes_of(self.mode, backwards=False))
 
     def adjoint(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
         """As `apply` with the directions in reverse order: where vertices are missing, the blurs do not commute."""
-        return self._filter(x, range(1, self.mode.passes + 1) if self.mode.passes % 2 else range(self.mode.passes))
+        return self._filter(x, passes_of(self.mode, backwards=True))
 
-    def _filter(self, x: Tensor, passes: range) -> Tensor:
+    def _filter(self, x: Tensor, passes: Sequence[bool]) -> Tensor:
         cells = self._interpolation.splat(x.T.contiguous())
         cells = torch.cat((cells, cells.new_zeros(1, cells.shape[1])))  # the last row stands for every missing vertex
         side = self.mode.side_tap
-        directions = range(self.neighbours.shape[0])
-        for number in passes:
-            for direction in directions if number % 2 == 0 else reversed(directions):
-                after, before = self.neighbours[direction]
+        for backwards in passes:
+            for after, before in reversed(self.neighbours) if backwards else self.neighbours:
                 cells[:-1] = (1 - 2 * side) * cells[:-1] + side * (cells[after] + cells[before])
         return self._interpolation.slice(self.scale * cells[:-1]).T
 
 
-def _mass(d: int, fineness: float) -> float:
+def passes_of(mode: LatticeMode, *, backwards: bool) -> list[bool]:
+    """For every blur pass whether it takes the directions in reverse; read backwards it is the adjoint's."""
+    passes = [number % 2 == 1 for number in range(mode.passes)]
+    return [not reverse for reverse in reversed(passes)] if backwards else passes
+
+
+def kernel_mass(d: int, fineness: float) -> float:
     """The kernel's integral (2π)^(d/2) over the volume of a lattice point's cell, in units of the features.
 
     The permutohedral lattice in d dimensions, with points on integer coordinates congruent modulo d+1, has cells of
@@ -135,48 +143,38 @@ def _elevate(features: Float[Tensor, "d pixels"], fineness: float) -> Float[Tens
     return elevated
 
 
-@dataclass(frozen=True, eq=False)
-class Packing:
-    """A lattice point as one integer, in which a step along a direction adds a constant.
+def step_bounds(features: Float[Tensor, "d pixels"], mode: LatticeMode) -> tuple[list[int], list[int]]:
+    """How lattice points become integers, in which a step along a direction adds a constant.
 
-    A point is a sum of a_j steps along the first d directions, with a_j = (last coordinate - coordinate j) / (d+1);
-    a step along the last direction is one step back along all others.
+    A point is a sum of a_j steps along the first d directions, with a_j = (last coordinate - coordinate j) / (d+1); a
+    step along the last direction is one step back along all others.
 
-    Attributes:
-        lowest: (d,) step counts from which the digits count.
-        strides: (d,) of the digits.
+    Args:
+        features: That are to be embedded.
+        mode: Leaves room for its dilations.
+
+    Returns:
+        The a_j from which the digits of an integer count, and the digits' strides.
+
+    Raises:
+        ValueError: If the points span more than an integer of 64 bits can number.
     """
-
-    lowest: Tensor
-    strides: Tensor
-
-    @classmethod
-    def around(cls, keys: Int[Tensor, "pixels corners d"], margin: int) -> Packing:
-        """With room for `margin` steps around these points.
-
-        Raises:
-            ValueError: If the points span more than an integer of 64 bits can number.
-        """
-        d = keys.shape[-1]
-        counts = _step_counts(keys).reshape(-1, d)
-        lowest = counts.amin(0) - margin
-        sizes = (counts.amax(0) + margin + 1 - lowest).tolist()
-        if math.prod(sizes) >= 2**62:
-            raise ValueError(
-                f"The image spans {' × '.join(map(str, sizes))} lattice steps in space and value, too many to number; "
-                f"clip its intensities or raise appearance_sd_value."
-            )
-        return cls(lowest, torch.tensor([math.prod(sizes[j + 1 :]) for j in range(d)], device=keys.device))
-
-    def pack(self, keys: Int[Tensor, "*points d"]) -> Int[Tensor, "*points"]:
-        """One integer for every point."""
-        return ((_step_counts(keys) - self.lowest) * self.strides).sum(-1)
-
-    @property
-    def steps(self) -> list[int]:
-        """What a step along each of the d+1 directions adds."""
-        strides: list[int] = self.strides.tolist()
-        return [*strides, -sum(strides)]
+    d = features.shape[0]
+    corners = torch.stack(torch.aminmax(features.double(), dim=1))  # (2, d)
+    # Every coordinate is linear in the features, so its extremes are sums of the features' extremes.
+    basis = _elevate(torch.eye(d, dtype=torch.float64, device=features.device), mode.fineness)  # (d, d+1)
+    counts = (basis[:, d:] - basis[:, :d]) / (d + 1)
+    ends = counts[None] * corners[:, :, None]
+    # A pixel's corners are less than two steps from it.
+    low = (ends.amin(0).sum(0).floor() - 3 - mode.dilations).long().tolist()
+    high = (ends.amax(0).sum(0).ceil() + 3 + mode.dilations).long().tolist()
+    sizes = [last - first + 1 for first, last in zip(low, high, strict=True)]
+    if math.prod(sizes) >= 2**62:
+        raise ValueError(
+            f"The image spans {' × '.join(map(str, sizes))} lattice steps in space and value, too many to number; "
+            f"clip its intensities or raise appearance_sd_value."
+        )
+    return low, [math.prod(sizes[j + 1 :]) for j in range(d)]
 
 
 def _step_counts(keys: Int[Tensor, "*points d"]) -> Int[Tensor, "*points d"]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg.refine.operators import Kernel
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,22 @@ class Pruning:
 
 def plan_pruning(
     probabilities: Float[Tensor, "labels pixels"],
-    kernels: Sequence[tuple[float | Tensor, Kernel]],
+    weight: float,
     iterations: int,
     tolerance: float,
 ) -> Pruning:
     """Drop as many labels as `tolerance` allows, for Potts compatibility and weights that are not negative.
 
-    A label's message is at most W·q where q is its largest probability anywhere and W = max Σ w·n·K(n·1); the message
-    of the likeliest label is at least zero. So q ← r·exp(W·q) bounds the label's probability after an iteration, with
+    A label's message is at most W·q where q is its largest probability anywhere and W the weight; the message of the
+    likeliest label is at least zero. So q ← r·exp(W·q) bounds the label's probability after an iteration, with
     r the largest ratio of its probability to the voxel's likeliest label's.
 
     Args:
         probabilities: (L, pixels).
-        kernels: With their weights.
+        weight: max Σ w·n·K(n·1), the largest message that a label of probability one everywhere could get.
         iterations: Of the mean field.
         tolerance: Largest bound on the dropped labels' joint probability.
     """
-    ones = torch.ones_like(probabilities[:1])
-    weight = float(torch.stack([w * kernel(ones) for w, kernel in kernels]).detach().sum(0).max())
     ratio = (probabilities / probabilities.amax(0)).amax(1).double()
     bound = ratio
     for _ in range(iterations):
@@ -55,3 +54,22 @@ def plan_pruning(
     # A voxel's likeliest label has a ratio of one, so at least one label stays.
     dropped = int((joint <= min(tolerance, 0.5)).sum())
     return Pruning(tuple(sorted(order[dropped:].tolist())), float(joint[dropped - 1]) if dropped else 0.0)
+
+
+def likely_labels(
+    probabilities: Float[Tensor, "labels pixels"], weight: Callable[[], float], iterations: int, tolerance: float
+) -> tuple[int, ...]:
+    """The labels that `plan_pruning` keeps, and a log entry about the others; all without a tolerance."""
+    labels = len(probabilities)
+    if tolerance <= 0:
+        return tuple(range(labels))
+    plan = plan_pruning(probabilities.detach(), weight(), iterations, tolerance)
+    _log.info("CRF keeps %d of %d labels; the others stay below %.2g together.", len(plan.kept), labels, plan.bound)
+    return plan.kept
+
+
+def with_pruned_labels(q: Float[Tensor, "kept ..."], kept: tuple[int, ...], labels: int) -> Float[Tensor, "labels ..."]:
+    """The kept labels among all, with zeros for the others."""
+    if len(kept) == labels:
+        return q
+    return q.new_zeros(labels, *q.shape[1:]).index_copy(0, torch.tensor(kept, device=q.device), q)

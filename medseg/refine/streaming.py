@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -40,6 +42,17 @@ def crf_refiner(settings: str | CrfSettings) -> Refiner:
     chosen = preset(settings) if isinstance(settings, str) else settings
 
     def refine(slabs: Iterator[Slab], volume: Volume) -> Iterator[Slab]:
+        first, second = next(slabs, None), next(slabs, None)
+        slabs = chain((slab for slab in (first, second) if slab is not None), slabs)
+        if first is not None and second is not None and second.start < first.start:
+            # The scan's axis runs against the model's, so its planes come from the last to the first.
+            upside_down = replace(volume, array=np.flip(volume.array, 1 + first.axis))
+            refined = ascending(_mirrored(slabs, volume), upside_down)
+            yield from _mirrored(refined, volume)
+        else:
+            yield from ascending(slabs, volume)
+
+    def ascending(slabs: Iterator[Slab], volume: Volume) -> Iterator[Slab]:
         factor, offset = chosen.grey_levels(volume.array)
         for window, planes in _windows(slabs, volume, chosen):
             image = _grey_levels(_planes(volume.array, window), factor, offset, chosen.intensity is not None)
@@ -48,6 +61,13 @@ def crf_refiner(settings: str | CrfSettings) -> Refiner:
             yield Slab(_along(refined, window.axis, inner), window.axis, planes.start, are_probabilities=True)
 
     return refine
+
+
+def _mirrored(slabs: Iterator[Slab], volume: Volume) -> Iterator[Slab]:
+    """The same slabs in a scan whose axis runs the other way."""
+    for slab in slabs:
+        start = volume.geometry.shape[slab.axis] - slab.stop
+        yield replace(slab, scores=slab.scores.flip(1 + slab.axis), start=start)
 
 
 def _refine(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from medseg.geometry import Geometry
-from medseg.labels import BACKGROUND, LabelSet
-from medseg.metrics import Confusion, dice, iou
+from medseg.labels import LabelSet
+from medseg.metrics import Comparison, Confusion, measure
+from medseg.report.measuring import Measuring
 from medseg.study import Finding
+from medseg.volume import Segmentation
 
 SCHEMA = 1
 
@@ -21,24 +25,55 @@ class Row:
     """One label's agreement.
 
     Attributes:
-        index: Number of the label in the voxels.
-        name: Its name; "label N" where no file names it.
-        dice: Dice similarity, NaN where neither segmentation has the label.
-        iou: Intersection over union, NaN where neither segmentation has the label.
+        labels: Its number in the voxels; several of a merged region.
+        name: "label N" where no file names it.
         reference_voxels: Voxels in the reference.
         prediction_voxels: Voxels in the prediction.
-        reference_ml: Volume in the reference.
-        prediction_ml: Volume in the prediction.
+        shared_voxels: Voxels in both.
+        voxels: All voxels that were compared.
+        values: By the metric's name; NaN where the metric is undefined.
     """
 
-    index: int
+    labels: tuple[int, ...]
     name: str
-    dice: float
-    iou: float
     reference_voxels: int
     prediction_voxels: int
-    reference_ml: float
-    prediction_ml: float
+    shared_voxels: int
+    voxels: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        """The label's number; the first of a merged region."""
+        return self.labels[0]
+
+    @property
+    def dice(self) -> float:
+        """Dice similarity; NaN where neither segmentation has the label."""
+        return self.values["dice"]
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union; NaN where neither segmentation has the label."""
+        return self.values["iou"]
+
+    @property
+    def reference_ml(self) -> float:
+        """Volume in the reference."""
+        return self.values["reference_ml"]
+
+    @property
+    def prediction_ml(self) -> float:
+        """Volume in the prediction."""
+        return self.values["prediction_ml"]
+
+    @property
+    def absent_in_both(self) -> bool:
+        """Whether neither segmentation has the label."""
+        return self.reference_voxels == self.prediction_voxels == 0
+
+
+_ALWAYS = ("dice", "iou", "reference_ml", "prediction_ml")  # what the table of a report shows
 
 
 @dataclass(frozen=True)
@@ -46,50 +81,79 @@ class Report:
     """Agreement of two segmentations on one grid.
 
     Attributes:
-        rows: One per label that is named or occurs, in ascending order of index, without background.
+        rows: One per label that is named or occurs, in ascending order of index, without background; merged ones last.
         findings: Doubts about the comparison, such as names that differ.
+        case: Values of the metrics of a whole case, by name.
+        confusion: How often each label meets each other.
     """
 
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...] = ()
+    case: Mapping[str, float] = field(default_factory=dict)
+    confusion: Confusion | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def from_confusion(
-        cls, pairs: Confusion, geometry: Geometry, names: dict[int, str], findings: tuple[Finding, ...] = ()
-    ) -> Report:
-        """From counts over a grid, and the names of the labels by index."""
-        ml = geometry.voxel_volume_mm3 / 1000
-        columns = (dice(pairs), iou(pairs), pairs.reference_voxels, pairs.prediction_voxels)
-        rows = tuple(
-            Row(index, names.get(index, f"label {index}"), float(d), float(i), int(r), int(p), int(r) * ml, int(p) * ml)
-            for index, d, i, r, p in zip(pairs.indices, *columns, strict=True)
-            if index != BACKGROUND
+    def of(cls, reference: Segmentation, prediction: Segmentation, measuring: Measuring) -> Report:
+        """Measure a prediction on the reference's grid."""
+        names, findings = report_names(reference.labels, prediction.labels)
+        findings = tuple(dict.fromkeys((*findings, *reference.findings, *prediction.findings)))
+        geometry: Geometry = reference.geometry
+        metrics = Measuring((*measuring.metrics, *_ALWAYS)).rows
+        comparison = Comparison(
+            reference.array,
+            prediction.array,
+            geometry.spacing_mm,
+            ignore=measuring.ignore,
+            tolerance_mm=measuring.tolerance_mm,
+            voxel_mm3=geometry.voxel_volume_mm3,
         )
-        return cls(rows, findings)
+        regions = measuring.regions(names, [index for (index,) in comparison.regions])
+        comparison = comparison.of(tuple(regions.values()))
+        values = measure(comparison, metrics)
+        counts = comparison.counts
+        rows = tuple(
+            Row(
+                labels,
+                name,
+                int(counts.reference_voxels[n]),
+                int(counts.prediction_voxels[n]),
+                int(counts.shared_voxels[n]),
+                counts.voxels,
+                {metric.name: float(values[metric.name][n]) for metric in metrics if metric.per == "label"},
+            )
+            for n, (name, labels) in enumerate(regions.items())
+        )
+        case = {metric.name: float(values[metric.name][0]) for metric in metrics if metric.per == "case"}
+        return cls(rows, findings, case, comparison.confusion)
 
     @property
     def mean_dice(self) -> float:
         """Mean over the labels that occur in either segmentation; NaN if none does."""
-        return _mean([row.dice for row in self.rows])
+        return self.mean("dice")
 
     @property
     def mean_iou(self) -> float:
         """Mean over the labels that occur in either segmentation; NaN if none does."""
-        return _mean([row.iou for row in self.rows])
+        return self.mean("iou")
+
+    def mean(self, metric: str) -> float:
+        """Mean of a metric over the labels for which it is defined; NaN if there are none."""
+        return mean_defined([row.values[metric] for row in self.rows if metric in row.values])
 
     @property
     def absent_in_both(self) -> int:
         """Number of labels that neither segmentation has; the means leave them out."""
-        return sum(math.isnan(row.dice) for row in self.rows)
+        return sum(row.absent_in_both for row in self.rows)
 
     def to_json(self) -> str:
         """One line of JSON; what is NaN here is null there."""
         content = {
             "schema_version": SCHEMA,
-            "labels": [{key: _or_none(value) for key, value in asdict(row).items()} for row in self.rows],
+            "labels": [_plain(row) for row in self.rows],
+            "case": {name: or_none(value) for name, value in self.case.items()},
             "mean": {
-                "dice": _or_none(self.mean_dice),
-                "iou": _or_none(self.mean_iou),
+                "dice": or_none(self.mean_dice),
+                "iou": or_none(self.mean_iou),
                 "labels": len(self.rows) - self.absent_in_both,
                 "absent_in_both": self.absent_in_both,
             },
@@ -124,13 +188,21 @@ def report_names(reference: LabelSet | None, prediction: LabelSet | None) -> tup
     return names, (Finding("label-names-differ", message),)
 
 
-def _mean(values: list[float]) -> float:
+def mean_defined(values: list[float]) -> float:
+    """Mean of the values that are not NaN; NaN if there is none."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
 
 
-def _or_none(value: float | int | str) -> float | int | str | None:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def or_none(value: float) -> float | None:
+    """The number, or None for one that JSON does not have."""
+    return value if math.isfinite(value) else None
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    values = {name: or_none(value) for name, value in row.values.items()}
+    voxels = {"reference_voxels": row.reference_voxels, "prediction_voxels": row.prediction_voxels}
+    return {"index": row.index, "labels": list(row.labels), "name": row.name, **values, **voxels}
 
 
 def _number(value: float) -> str:

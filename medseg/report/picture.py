@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from medseg.labels import BACKGROUND, Label, LabelSet
 from medseg.volume import Segmentation, Volume
 
-_BACKGROUND = (16, 18, 22)
-_TEXT = (225, 228, 232)
+BACKGROUND_RGB = (16, 18, 22)
+TEXT_RGB = (225, 228, 232)
 _DIM = (150, 156, 164)
 _PANEL = 384  # pixels of a panel's longer side
 _MARGIN = 26  # around a panel, for its letters
@@ -26,7 +26,7 @@ _DARKEST = 110  # of a label's colour, on luma's scale to 255
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A way to look at a volume in RAS+ order: which axes go right and down, and what stands at the edges."""
 
     title: str
@@ -35,10 +35,10 @@ class _View:
 
 
 # As radiologists hold pictures: the patient's right is on the left; the sagittal slice looks to the left.
-_VIEWS = (
-    _View("axial", 2, "RLAP"),
-    _View("coronal", 1, "RLSI"),
-    _View("sagittal", 0, "APSI"),
+VIEWS = (
+    View("axial", 2, "RLAP"),
+    View("coronal", 1, "RLSI"),
+    View("sagittal", 0, "APSI"),
 )
 
 
@@ -62,10 +62,10 @@ def preview(volume: Volume, segmentation: Segmentation, labels: LabelSet) -> Ima
     spacing_mm = np.empty(3)
     spacing_mm[order] = volume.geometry.spacing_mm
     flat = [axis for axis in range(3) if numbers.shape[axis] == 1]
-    views = [view for view in _VIEWS if not flat or view.axis == flat[0]]
+    views = [view for view in VIEWS if not flat or view.axis == flat[0]]
 
     cuts = [np.take(image, _fullest(numbers, view.axis), axis=view.axis) for view in views]
-    low, high = _window(cuts)
+    low, high = intensity_window(cuts)
     panels = []
     for view, cut in zip(views, cuts, strict=True):
         grey = np.clip((cut.astype(np.float32) - low) / (high - low), 0, 1)
@@ -83,7 +83,7 @@ def _fullest(numbers: NDArray[np.integer[Any]], axis: int) -> int:
     return int(fullest[len(fullest) // 2])
 
 
-def _window(cuts: list[NDArray[Any]]) -> tuple[float, float]:
+def intensity_window(cuts: list[NDArray[Any]]) -> tuple[float, float]:
     """What becomes black and white: percentiles of the finite values that the slices show."""
     values = np.concatenate([cut.ravel() for cut in cuts])
     values = values[np.isfinite(values)]
@@ -94,7 +94,7 @@ def _window(cuts: list[NDArray[Any]]) -> tuple[float, float]:
 
 
 def _panel(
-    view: _View, grey: NDArray[np.float32], mask: NDArray[Any], spacing_mm: tuple[float, float], labels: LabelSet
+    view: View, grey: NDArray[np.float32], mask: NDArray[Any], spacing_mm: tuple[float, float], labels: LabelSet
 ) -> Image.Image:
     """One slice (right, up, channels) with contours and letters."""
     width_mm, height_mm = (n * s for n, s in zip(mask.shape, spacing_mm, strict=True))
@@ -105,11 +105,11 @@ def _panel(
     picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
     picture = picture.resize(size, Image.Resampling.BICUBIC)
     drawn = np.asarray(picture).copy()
-    numbers = _enlarged(mask[::-1, ::-1].T, size)
-    edge = _inner_edge(numbers)
+    numbers = enlarged(mask[::-1, ::-1].T, size)
+    edge = inner_edge(numbers)
     for label in labels:
         drawn[edge & (numbers == label.index)] = _readable(label)
-    panel = Image.new("RGB", (_PANEL + 2 * _MARGIN, _PANEL + 2 * _MARGIN), _BACKGROUND)
+    panel = Image.new("RGB", (_PANEL + 2 * _MARGIN, _PANEL + 2 * _MARGIN), BACKGROUND_RGB)
     left, top = (_MARGIN + (_PANEL - n) // 2 for n in size)
     panel.paste(Image.fromarray(drawn), (left, top))
     pen = ImageDraw.Draw(panel)
@@ -117,19 +117,19 @@ def _panel(
     middle = _MARGIN + _PANEL / 2
     places = ((left - 12, middle), (left + size[0] + 12, middle), (middle, top - 12), (middle, top + size[1] + 12))
     for letter, place in zip(view.letters, places, strict=True):
-        pen.text(place, letter, fill=_TEXT, font=font, anchor="mm")
+        pen.text(place, letter, fill=TEXT_RGB, font=font, anchor="mm")
     pen.text((4, 4), view.title, fill=_DIM, font=ImageFont.load_default(13))
     return panel
 
 
-def _enlarged(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def enlarged(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Nearest neighbour to (width, height) pixels, for label numbers of any integer type."""
     rows = np.arange(size[1]) * mask.shape[0] // size[1]
     columns = np.arange(size[0]) * mask.shape[1] // size[0]
     return mask[np.ix_(rows, columns)]
 
 
-def _inner_edge(numbers: NDArray[Any]) -> NDArray[np.bool_]:
+def inner_edge(numbers: NDArray[Any]) -> NDArray[np.bool_]:
     """Labelled pixels within the contour's width of another label or of background."""
     edge = np.zeros(numbers.shape, dtype=bool)
     padded = np.pad(numbers, _CONTOUR, mode="edge")
@@ -171,7 +171,7 @@ def _page(panels: list[Image.Image], legend: list[tuple[Label | None, str]]) -> 
     width = sum(panel.width for panel in panels)
     columns = max(1, width // _LEGEND_COLUMN)
     rows = -(-len(legend) // columns)
-    page = Image.new("RGB", (width, panels[0].height + rows * _LINE + _MARGIN), _BACKGROUND)
+    page = Image.new("RGB", (width, panels[0].height + rows * _LINE + _MARGIN), BACKGROUND_RGB)
     for number, panel in enumerate(panels):
         page.paste(panel, (number * panel.width, 0))
     pen = ImageDraw.Draw(page)
@@ -181,7 +181,7 @@ def _page(panels: list[Image.Image], legend: list[tuple[Label | None, str]]) -> 
         y = panels[0].height + number // columns * _LINE + _LINE // 2
         if label is not None:
             pen.rectangle((x, y - 6, x + 12, y + 6), fill=_readable(label))
-        pen.text((x + 20, y), _fit(text, font, _LEGEND_COLUMN - 28), fill=_TEXT, font=font, anchor="lm")
+        pen.text((x + 20, y), _fit(text, font, _LEGEND_COLUMN - 28), fill=TEXT_RGB, font=font, anchor="lm")
     return page
 
 

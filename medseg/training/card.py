@@ -25,6 +25,7 @@ class Facts:
         seconds: Wall time of all epochs.
         hardware: Kind of machine, such as "2 CPU cores".
         precision: Of the arithmetic, such as "bf16-mixed".
+        is_fitted: Whether the model was fitted to one epoch of patches at once rather than by gradient descent.
     """
 
     train_cases: Sequence[str]
@@ -32,6 +33,7 @@ class Facts:
     seconds: float
     hardware: str
     precision: str
+    is_fitted: bool = False
 
 
 def metrics(config: TrainConfig, facts: Facts, dice: Dice) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def metrics(config: TrainConfig, facts: Facts, dice: Dice) -> dict[str, Any]:
         "validation_dice": per_label,
         "validation_dice_per_case": per_case,
         "training_cases": len(facts.train_cases),
-        "epochs": config.training.epochs,
+        "epochs": 1 if facts.is_fitted else config.training.epochs,
         "training_seconds": round(facts.seconds),
         "hardware": facts.hardware,
     }
@@ -73,6 +75,7 @@ def render(config: TrainConfig, facts: Facts, dice: Dice) -> str:
         for name, row in metrics(config, facts, dice)["validation_dice"].items()
     )
     averaged = f", averaged with a decay of {settings.ema_decay:g} a step" if settings.ema_decay else ""
+    weights = "as fitted" if facts.is_fitted else f"those of the last epoch{averaged}"
     fold = (
         f"fold {config.data.fold} of {config.data.folds}"
         if not config.data.validation
@@ -112,19 +115,33 @@ Dice coefficient, mean ± standard deviation over the validation cases, each on 
 |---|---|---|
 {rows}
 
-The weights are those of the last epoch{averaged}. They were not chosen by their validation score,
+The weights are {weights}. They were not chosen by their validation score,
 so the figures are not flattered by a choice.
 
 ## Training
 
-{config.network.architecture}, {config.network.spatial_dims}D; {settings.epochs} epoch(s) in batches of
-{settings.batch_size} patches of {" × ".join(map(str, settings.patch))} voxels; Dice + cross-entropy;
-{_OPTIMIZERS[settings.optimizer]}; learning rate {settings.learning_rate:g}; seed {settings.seed}. It took
-{facts.seconds / 60:.0f} minutes on {facts.hardware}, {facts.precision} arithmetic.
+{config.network.architecture}, {config.network.spatial_dims}D; {_course(config, facts)};
+seed {settings.seed}. It took {facts.seconds / 60:.0f} minutes on {facts.hardware}, {facts.precision} arithmetic.
 
 `medseg train train.yaml --data FOLDER` makes the weights again; `train.yaml`, every setting, and `log.csv`, loss and
 Dice of every epoch, lie beside this card.
 """
+
+
+def _course(config: TrainConfig, facts: Facts) -> str:
+    settings = config.training
+    patch = f"patches of {' × '.join(map(str, settings.patch))} voxels"
+    if facts.is_fitted:
+        return f"fitted to one epoch of {patch}, {settings.samples_per_case} a case"
+    return (
+        f"{settings.epochs} epoch(s) in batches of {settings.batch_size} {patch};\nDice + cross-entropy; "
+        f"{_OPTIMIZERS[settings.optimizer]}; learning rate {settings.learning_rate:g}{_start(config)}"
+    )
+
+
+def _start(config: TrainConfig) -> str:
+    weights = config.network.checkpoint
+    return f"; started from {weights.name}" if weights else ""
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD with Nesterov momentum"}

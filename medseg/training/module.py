@@ -16,7 +16,6 @@ from medseg.config import TrainConfig
 from medseg.inference import predict
 from medseg.labels import LabelSet
 from medseg.metrics import confusion, dice
-from medseg.model import build_network
 from medseg.pipeline import label
 from medseg.training.augmentation import IMAGE, LABEL
 from medseg.training.dataset import PreparedCase
@@ -26,13 +25,17 @@ from medseg.volume import Segmentation
 class SegmentationModule(pl.LightningModule):
     """A network in training.
 
+    Args:
+        config: Of the training run.
+        network: With the weights that training starts from.
+
     Logs `loss` each epoch, and `dice` (the mean over labels and cases) with `dice_<label>` at each validation.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, network: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.network = build_network(config)
+        self.network = network
         # Dice over the batch as one volume: a small structure that one patch misses does not rule the gradient.
         self.loss: nn.Module = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
         # Mirrored passes cost much and change little from one epoch to the next.

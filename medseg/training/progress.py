@@ -69,7 +69,7 @@ class EpochLog(Callback):
         row |= {name: value for name, value in metrics.items() if name.startswith("dice") and validated}
         row |= {"seconds": time.monotonic() - self._epoch_began, "loading_seconds": self._loading_seconds}
         self._rows.append(row)
-        write_text(self._path, _as_csv(self._rows))
+        write_text(self._path, as_csv(self._rows))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=_summary(self._rows))
         elif self._print_lines:
@@ -124,7 +124,8 @@ def _summary(rows: list[dict[str, float]]) -> str:
     return f"{text}, Dice {validated[-1]['dice']:.4f}" if validated else text
 
 
-def _as_csv(rows: list[dict[str, float]]) -> str:
+def as_csv(rows: list[dict[str, float]]) -> str:
+    """Rows as they stand in `log.csv`."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     columns.sort(key=lambda name: name.endswith("seconds"))  # stable: times last
     text = io.StringIO()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,15 @@ from medseg.devices import choose_device
 from medseg.errors import ConfigError
 from medseg.model import build_network, load_model, save_model
 from medseg.pipeline import segment
-from medseg.training import checkpoints
+from medseg.training import checkpoints, hardware
 from medseg.training.card import Facts, licence_notice, render
 from medseg.training.card import metrics as card_metrics
 from medseg.training.cases import Case, find_cases, read_image, read_reference, split
 from medseg.training.dataset import EpochSampler, PatchDataset, PreparedCase, load_cases
+from medseg.training.fitting import Fitted, fit
 from medseg.training.module import SegmentationModule, dice_per_label
 from medseg.training.progress import EpochLog, counter, training_seconds
+from medseg.training.start import starting_point
 
 
 def train(
@@ -70,19 +69,53 @@ def train(
     """
     output = Path(output)
     config, root = _resolve(Path(config_path), epochs=epochs, architecture=architecture, root=root)
-    accelerator, devices = _accelerator(choose_device(device))
-    _begin(config, root, output, resume=resume)
+    device = choose_device(device)
+    torch.manual_seed(config.training.seed)
+    weights = Path(config_path).parent / config.network.checkpoint if config.network.checkpoint else None
+    config, network = starting_point(config, weights, show=progress)
+    _begin(config, root, weights, output, resume=resume)
     train_cases, validation_cases = split(find_cases(root), config.data)
     with counter("reading cases", show=progress) as count:
         prepared = load_cases([*train_cases, *validation_cases], config, count)
     trained, validated = prepared[: len(train_cases)], prepared[len(train_cases) :]
     last = output / "checkpoints" / "last.ckpt"
-    with _quiet(), _deterministic():
-        torch.manual_seed(config.training.seed)
+    module = SegmentationModule(config, network)
+    is_fitted = isinstance(network, Fitted)
+    if is_fitted:
+        computed_on, precision = torch.device("cpu"), "32-true"
+        fit(module, _patches(trained, config), last, output / "log.csv")
+    else:
+        trainer = _optimise(module, trained, validated, last, output, device=device, progress=progress)
+        computed_on, precision = trainer.strategy.root_device, str(trainer.precision)
+    facts = Facts(
+        train_cases=[case.name for case in train_cases],
+        validation_cases=[case.name for case in validation_cases],
+        seconds=training_seconds(output / "log.csv"),
+        hardware=hardware.describe(computed_on),
+        precision=precision,
+        is_fitted=is_fitted,
+    )
+    return _ship(config, facts, checkpoints.network_weights(last), validation_cases, output, progress=progress)
+
+
+def _optimise(
+    module: SegmentationModule,
+    trained: Sequence[PreparedCase],
+    validated: Sequence[PreparedCase],
+    last: Path,
+    output: Path,
+    *,
+    device: str,
+    progress: bool,
+) -> pl.Trainer:
+    """Train by gradient descent, from the last checkpoint if there is one."""
+    config = module.config
+    accelerator, devices = hardware.accelerator(device)
+    with hardware.quiet(), hardware.deterministic():
         trainer = pl.Trainer(
             accelerator=accelerator,
             devices=devices,
-            precision=_precision(config.training.precision, accelerator),
+            precision=hardware.precision(config.training.precision, accelerator),
             callbacks=[
                 EpochLog(output / "log.csv", show=progress),
                 *checkpoints.callbacks(last.parent, ema_decay=config.training.ema_decay),
@@ -90,20 +123,13 @@ def train(
             **_trainer_settings(config, output),
         )
         trainer.fit(
-            SegmentationModule(config),
+            module,
             _patches(trained, config),
             DataLoader(validated, batch_size=None, collate_fn=_unchanged),  # type: ignore[arg-type]
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
-    facts = Facts(
-        train_cases=[case.name for case in train_cases],
-        validation_cases=[case.name for case in validation_cases],
-        seconds=training_seconds(output / "log.csv"),
-        hardware=_hardware(trainer.strategy.root_device),
-        precision=str(trainer.precision),
-    )
-    return _ship(config, facts, checkpoints.network_weights(last), validation_cases, output, progress=progress)
+    return trainer
 
 
 def _resolve(
@@ -115,12 +141,12 @@ def _resolve(
     if epochs is not None:
         content["training"]["epochs"] = epochs
     if architecture is not None and architecture != config.network.architecture:
-        content["network"] |= {"architecture": architecture, "settings": {}}
+        content["network"] |= {"architecture": architecture, "settings": {}, "checkpoint": None}
     # Folders in a configuration are relative to it.
     return validate(content, TrainConfig, where=str(path)), Path(root) if root else path.parent / config.data.root
 
 
-def _begin(config: TrainConfig, root: Path, output: Path, *, resume: bool) -> None:
+def _begin(config: TrainConfig, root: Path, weights: Path | None, output: Path, *, resume: bool) -> None:
     """Write down the configuration, unless another run lies in the output folder."""
     written = output / "config.yaml"
     if written.exists() and any((output / "checkpoints").glob("*.ckpt")):
@@ -128,7 +154,8 @@ def _begin(config: TrainConfig, root: Path, output: Path, *, resume: bool) -> No
             raise ConfigError(
                 f"{output} already holds a training run; continue it with --resume or choose another output."
             )
-        before, now = (c.model_dump(exclude={"data": {"root"}}) for c in (load_config(written, TrainConfig), config))
+        places = {"data": {"root"}, "network": {"checkpoint"}}
+        before, now = (c.model_dump(exclude=places) for c in (load_config(written, TrainConfig), config))
         if changed := [name for name in now if now[name] != before[name]]:
             raise ConfigError(
                 f"{written}: the run in this folder has another {changed[0]!r} section; resume with the same settings "
@@ -137,6 +164,8 @@ def _begin(config: TrainConfig, root: Path, output: Path, *, resume: bool) -> No
     content = config.model_dump(mode="json")
     # A copy that can be run from where it lies, and bears no path of the machine above the two folders.
     content["data"]["root"] = Path(os.path.relpath(root, output)).as_posix()
+    if weights is not None:
+        content["network"]["checkpoint"] = Path(os.path.relpath(weights, output)).as_posix()
     write_text(written, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
@@ -210,61 +239,3 @@ def _ship(
     for made_by, name in ((output / "config.yaml", "train.yaml"), (output / "log.csv", "log.csv")):
         shutil.copyfile(made_by, folder / CARD.parent / name)
     return folder
-
-
-def _accelerator(device: str) -> tuple[str, list[int] | int]:
-    """What Lightning calls a device of torch."""
-    kind, _, number = device.partition(":")
-    return ("gpu", [int(number)]) if kind == "cuda" else (kind, 1)
-
-
-def _precision(setting: str, accelerator: str) -> Any:
-    """Lightning's name of the arithmetic; "auto" is bfloat16 where the device computes with it directly."""
-    if setting == "auto":
-        probes = {"gpu": _cuda_has_bfloat16, "cpu": _cpu_has_bfloat16}
-        setting = "bfloat16" if accelerator in probes and probes[accelerator]() else "float32"
-    return {"bfloat16": "bf16-mixed", "float32": "32-true"}[setting]
-
-
-def _cuda_has_bfloat16() -> bool:
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def _cpu_has_bfloat16() -> bool:
-    # PyTorch has no public probe; where these are gone, float32 is always right.
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(probe() for probe in probes if probe is not None)
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"one {torch.cuda.get_device_name(device)}"
-    return "one Apple GPU" if device.type == "mps" else f"{torch.get_num_threads()} CPU core(s)"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's banners and advice off the screen; errors still come through."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Restore the process's settings, which the trainer changes, afterwards."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    deterministic: Any = torch.utils.deterministic
-    fill = deterministic.fill_uninitialized_memory
-    deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        deterministic.fill_uninitialized_memory = fill

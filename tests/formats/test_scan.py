@@ -36,7 +36,7 @@ def test_scan_reads_no_voxels(data: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def forbidden(*arguments: object) -> None:
         raise AssertionError("voxels were read")
 
-    monkeypatch.setattr("medseg.formats.dicom.read_pixels", forbidden)
+    monkeypatch.setattr("medseg.formats.dicom_pixels.Pixels.read", forbidden)
     monkeypatch.setattr("medseg.formats.nifti._stored", forbidden)
     assert len(scan(data).readable) > 4
     with pytest.raises(AssertionError, match="voxels were read"):

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from medseg.errors import GeometryError, InputError
-from medseg.metrics import METRICS, confusion, dice, iou
+from medseg.metrics import (
+    confusion,
+    dice,
+    frequency_weighted_iou,
+    iou,
+    mean_iou,
+    pixel_accuracy,
+    precision,
+    sensitivity,
+    specificity,
+)
 
 
 def cube(shift: int, label: int = 1, dtype: type = np.uint8) -> np.ndarray:
@@ -60,18 +70,42 @@ def test_listed_label_that_neither_array_has_is_nan_rather_than_0_or_1() -> None
     np.testing.assert_array_equal(dice(pairs), [1, 1, np.nan, np.nan])
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_metric_keeps_what_its_row_declares(metric) -> None:
-    nothing = np.zeros_like(cube(0))
+def test_ignored_voxels_of_the_reference_take_no_part_whatever_the_prediction_says() -> None:
+    reference = cube(0)
+    reference[4:8, 5:13, 6:14] = 255  # half of the cube is not judged
+    pairs = confusion(reference, cube(4)).ignoring(255)
+    assert pairs.voxels == reference.size - 256
+    row = pairs.indices.index(1)
+    assert (dice(pairs)[row], pairs.reference_voxels[row], pairs.prediction_voxels[row]) == (2 * 256 / 768, 256, 512)
 
-    def value(reference: np.ndarray, prediction: np.ndarray) -> float:
-        return metric.function(confusion(reference, prediction, indices=(1,)))[1]
 
-    best = metric.range[1] if metric.best == "higher" else metric.range[0]
-    assert value(cube(0), cube(0)) == best
-    np.testing.assert_equal(value(nothing, cube(0)), metric.absent_in_reference)
-    np.testing.assert_equal(value(cube(0), nothing), metric.absent_in_prediction)
-    np.testing.assert_equal(value(nothing, nothing), metric.absent_in_both)
+def test_region_counts_equal_those_of_the_merged_array() -> None:
+    rng = np.random.default_rng(3)
+    reference, prediction = rng.integers(0, 5, (2, 9, 8, 7), dtype=np.uint8)
+    counts = confusion(reference, prediction).of_regions([(1, 3), (2,), (9,)])
+    merged = confusion(np.isin(reference, (1, 3)).astype(np.uint8), np.isin(prediction, (1, 3)).astype(np.uint8))
+    assert dice(counts)[0] == dice(merged)[1]
+    assert dice(counts)[1] == dice(confusion(reference, prediction))[2]
+    assert np.isnan(dice(counts)[2])
+
+
+def test_sum_of_two_cases_counts_as_one_larger_case() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.integers(0, 4, (2, 5, 6, 7), dtype=np.uint8), rng.integers(2, 9, (2, 5, 6, 7), dtype=np.uint8)
+    both, whole = confusion(*a) + confusion(*b), confusion(np.stack([a[0], b[0]]), np.stack([a[1], b[1]]))
+    assert both.indices == whole.indices
+    np.testing.assert_array_equal(both.counts, whole.counts)
+
+
+def test_mean_iou_and_accuracy_of_a_hand_counted_case() -> None:
+    pairs = confusion(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0]))
+    # IoU: background 2/4, label 1 2/3, label 2 0.
+    assert mean_iou(pairs) == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
+    assert frequency_weighted_iou(pairs) == pytest.approx((3 * 2 / 4 + 2 * 2 / 3 + 1 * 0) / 6)
+    assert pixel_accuracy(pairs) == pytest.approx(4 / 6)
+    assert sensitivity(pairs).tolist() == pytest.approx([2 / 3, 1, 0])
+    np.testing.assert_allclose(precision(pairs), [2 / 3, 2 / 3, np.nan])
+    np.testing.assert_allclose(specificity(pairs), [2 / 3, 3 / 4, 1])
 
 
 def test_shapes_that_differ_are_refused_with_the_remedy() -> None:

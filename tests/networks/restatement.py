@@ -146,3 +146,33 @@ def refinenet_pytorch(s, image):
             y = y + top
         x = units(y, f"mflow_conv_g{i}_b.0", 3)
     return up(conv(s, "clf_conv", x), image, True)
+
+
+def vgg16(state, x, names, norms=None, *, padding=1):
+    """The five pooled maps; `names` and `norms` are the keys of the 13 convolutions and their normalisations."""
+    maps, units = [], iter(zip(names, norms or [None] * 13, strict=True))
+    for count in (2, 2, 3, 3, 3):
+        for _ in range(count):
+            name, norm = next(units)
+            x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
+            padding = 1
+            if norm:
+                statistics = (state[f"{norm}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+                x = F.batch_norm(x, *statistics)
+            x = F.relu(x)
+        x = F.max_pool2d(x, 2, 2, ceil_mode=True)
+        maps.append(x)
+    return maps
+
+
+def pytorch_fcn8s(s, image):
+    names = [f"conv{block}_{unit}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for unit in range(1, n + 1)]
+    *_, pool3, pool4, pool5 = vgg16(s, image, names, padding=100)
+    x = F.relu(F.conv2d(pool5, s["fc6.weight"], s["fc6.bias"]))
+    x = F.relu(F.conv2d(x, s["fc7.weight"], s["fc7.bias"]))
+    x = F.conv_transpose2d(conv(s, "score_fr", x), s["upscore2.weight"], stride=2)
+    x = x + conv(s, "score_pool4", pool4)[:, :, 5 : 5 + x.shape[2], 5 : 5 + x.shape[3]]
+    x = F.conv_transpose2d(x, s["upscore_pool4.weight"], stride=2)
+    x = x + conv(s, "score_pool3", pool3)[:, :, 9 : 9 + x.shape[2], 9 : 9 + x.shape[3]]
+    x = F.conv_transpose2d(x, s["upscore8.weight"], stride=8)
+    return x[:, :, 31 : 31 + image.shape[2], 31 : 31 + image.shape[3]]

@@ -49,8 +49,10 @@ FILES = {
         True,
     ),
     "refinenet-pytorch": ("refinenet_DrSleep-rf101", "refinenet", {}, restatement.refinenet_pytorch, True),
+    "pytorch-fcn FCN-8s": ("fcn_wkentaro-FCN8s", "fcn8s", {}, restatement.pytorch_fcn8s, True),
 }
 WIDTH = 1 / 16
+NARROW_HEAD = {"pytorch-fcn FCN-8s": {"head_channels": 4096 // 16}}
 
 
 def listing(name):
@@ -83,7 +85,7 @@ def random_state(name, shape_of=narrow):
 def network(layout, num_classes=21, **settings):
     _, name, own, _, _ = FILES[layout]
     torch.manual_seed(1)
-    given = {"spatial_dims": 2, "in_channels": 3, "width": WIDTH} | own | settings
+    given = {"spatial_dims": 2, "in_channels": 3, "width": WIDTH} | own | NARROW_HEAD.get(layout, {}) | settings
     return build(name, num_classes=num_classes, **given).eval()
 
 

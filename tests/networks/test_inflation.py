@@ -5,24 +5,35 @@ from medseg.errors import ModelError
 from medseg.networks import ARCHITECTURES, build
 from medseg.networks.inflation import inflate
 from medseg.networks.layers import conv, up_conv
+from tests.networks.small import SMALL
 
-RESNET = {"depth": (1, 1, 2, 1), "width": 1 / 16}
-SMALL = {
-    "unet": {"channels": (4, 8, 16)},
-    "deeplabv2": RESNET,
-    "refinenet": RESNET,
-    "pspnet": RESNET,
-    "gcn": RESNET,
-    "deeplabv3": RESNET,
-    "deeplabv3_cascade": RESNET,
-    "fcn_resnet": RESNET,
+# At a stride of 32 only one voxel of depth would be left to be constant, and this one's units are no longer alike.
+DEEPER = {"depth": (1, 1, 2, 1), "width": 1 / 16}
+CHANGES = {
+    **{a.name: DEEPER for a in ARCHITECTURES if "stride_on" in a.settings},
+    # A maximum that depth was pooled to goes back to one slice alone.
+    "segnet": {"strides": {2: 2, 3: [(2, 2, 1)] * 5}},
+    # Their 3D form interpolates between every fourth voxel by default.
+    "patch_classifier": {"output_stride": 2},
+    # So near that both forms write their kernels out; further ones are approximated, each in its own way.
+    "crfrnn": {"bilateral_sd": 0.5, "spatial_sd": 1.0},
 }
+
+
+def settings(name, spatial_dims):
+    """Small, and the same in 2D and 3D where their defaults differ."""
+    chosen = SMALL[name] | CHANGES.get(name, {})
+    if "upsampling" in next(a for a in ARCHITECTURES if a.name == name).settings:
+        chosen |= {"upsampling": "per_class"}
+    return {key: value[spatial_dims] if isinstance(value, dict) else value for key, value in chosen.items()}
 
 
 def trained(name, spatial_dims):
     """A small network whose offsets and running statistics are as different as training leaves them."""
     torch.manual_seed(0)
-    network = build(name, spatial_dims=spatial_dims, in_channels=2, num_classes=3, **SMALL[name]).eval()
+    network = build(
+        name, spatial_dims=spatial_dims, in_channels=2, num_classes=3, **settings(name, spatial_dims)
+    ).eval()
     for key, tensor in network.state_dict().items():
         if key.endswith(("bias", "running_mean")):
             tensor.uniform_(-0.3, 0.3)
@@ -31,7 +42,7 @@ def trained(name, spatial_dims):
     return network
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [a.name for a in ARCHITECTURES])
 def test_volume_that_is_constant_in_depth_gives_the_2d_logits_on_every_slice(name):
     flat, deep = trained(name, 2), trained(name, 3)
     inflate(flat.state_dict(), deep, how="centre")
@@ -42,8 +53,19 @@ def test_volume_that_is_constant_in_depth_gives_the_2d_logits_on_every_slice(nam
     torch.testing.assert_close(volume, planes[..., None].expand_as(volume), rtol=0, atol=1e-4)
 
 
-def test_every_resnet_architecture_is_covered():
-    assert {a.name for a in ARCHITECTURES if "depth" in a.settings} <= set(SMALL)
+@pytest.mark.parametrize("upsampling", ["dense", "per_class"])
+@pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
+def test_deconvolutions_keep_what_is_constant_in_depth(name, upsampling):
+    chosen = settings(name, 3) | {"upsampling": upsampling, "strides": [(2, 2, 2), (2, 2, 1), (2, 2, 3), 1, 2]}
+    flat, deep = (
+        build(name, spatial_dims=dims, in_channels=1, num_classes=2, **chosen | {"strides": strides}).eval()
+        for dims, strides in ((2, (2, 2, 2, 1, 2)), (3, chosen["strides"]))
+    )
+    inflate(flat.state_dict(), deep)
+    image = torch.randn(1, 1, 33, 26)
+    with torch.no_grad():
+        planes, volume = flat(image), deep(image[..., None].expand(-1, -1, -1, -1, 7))
+    torch.testing.assert_close(volume, planes[..., None].expand_as(volume), rtol=0, atol=1e-4)
 
 
 def test_mean_inflation_gives_the_2d_response_away_from_the_borders_in_depth():
@@ -76,7 +98,7 @@ def test_transposed_convolution_keeps_what_is_constant_in_depth(stride):
 
 
 def test_networks_of_different_settings_name_the_keys():
-    deep = build("gcn", spatial_dims=3, in_channels=2, num_classes=4, **SMALL["gcn"])
+    deep = build("gcn", spatial_dims=3, in_channels=2, num_classes=4, **settings("gcn", 3))
     with pytest.raises(
         ModelError, match=r"another shape \d+: head\.scores\.0\.branches.* Build both networks with the"
     ):

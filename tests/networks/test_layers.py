@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medseg.networks import layers
+from medseg.networks import borders, layers
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 6, 5, 4, 3)])
@@ -18,11 +18,11 @@ def test_instance_norm_of_a_single_voxel_is_its_offset():
 
 def test_padding_mirrors_as_often_as_needed():
     x = torch.arange(3.0).reshape(1, 1, 3, 1)
-    padded = layers.pad(x, (5, 0), (2, 0))
+    padded = borders.pad(x, (5, 0), (2, 0))
     assert padded.flatten().tolist() == [1, 0, 1, 2, 1, 0, 1, 2, 1, 0]
     wide = torch.randn(1, 2, 9, 8)
     torch.testing.assert_close(
-        layers.pad(wide, (3, 2), (4, 5)), torch.nn.functional.pad(wide, (2, 5, 3, 4), mode="reflect")
+        borders.pad(wide, (3, 2), (4, 5)), torch.nn.functional.pad(wide, (2, 5, 3, 4), mode="reflect")
     )
 
 
@@ -30,7 +30,7 @@ def test_pooling_that_rounds_up_is_undone_by_the_leading_crop():
     pooled = layers.max_pool(2, 2, ceil_mode=True)(torch.randn(1, 1, 5, 7))
     assert pooled.shape[2:] == (3, 4)
     raised = layers.up_conv(2, 1, 1, 2)(pooled)
-    assert layers.leading_crop(raised, (5, 7)).shape[2:] == (5, 7)
+    assert borders.leading_crop(raised, (5, 7)).shape[2:] == (5, 7)
 
 
 def test_resizing_keeps_corners_where_asked():

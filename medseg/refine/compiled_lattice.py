@@ -1,0 +1,126 @@
+"""The permutohedral lattice in compiled kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg.refine import lattice_kernels as kernels
+from medseg.refine.lane_kernels import LANES
+from medseg.refine.lattice import USUAL, LatticeMode, kernel_mass, passes_of, step_bounds
+from medseg.refine.threads import Team, team
+
+Floats: TypeAlias = NDArray[np.float32]
+
+
+class CompiledLattice:
+    """`Lattice` in single precision on the CPU, both as an operator and for `compiled_mean_field`.
+
+    Args:
+        features: (d, pixels), every one divided by its sd.
+        row: Length of the image's fastest axis.
+        mode: See `Lattice`.
+    """
+
+    pixels_last = True
+
+    def __init__(self, features: Float[Tensor, "d pixels"], row: int, mode: LatticeMode = USUAL) -> None:
+        self._row, self._mode = row, mode
+        d, pixels = features.shape
+        stretch = mode.fineness * math.sqrt(2 / 3) * (d + 1) / np.sqrt(np.arange(1, d + 1) * np.arange(2, d + 2))
+        lowest, strides = step_bounds(features, mode)
+        steps = np.array([*strides, -sum(strides)], np.int64)
+        origin = -sum(first * stride for first, stride in zip(lowest, strides, strict=True))
+        self._indices = np.empty((pixels, d + 1), np.int32)
+        self._weights = np.empty((pixels, d + 1), np.float32)
+        places = np.ascontiguousarray(features.double().numpy())
+        room = 1 << max(math.ceil(math.log2(pixels)) - 2, 10)
+        while True:
+            table = (np.full(2 * room, -1, np.int64), np.empty(2 * room, np.int32))
+            vertices = np.empty(room, np.int64)
+            count = kernels.embed_pixels(places, stretch, origin, steps, table, vertices, self._indices, self._weights)
+            for _ in range(mode.dilations):
+                count = kernels.dilate(steps, table, vertices, count) if count >= 0 else -1
+            if count >= 0:
+                break
+            room *= 4
+        self.vertices = int(count)
+        self._neighbours = np.empty((d + 1, count, 2), np.int32)
+        kernels.link_vertices(steps, table, vertices[:count], self._neighbours)
+        del table, vertices
+        self._scale = kernel_mass(d, mode.fineness)
+
+    def apply(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
+        """As of `Lattice`."""
+        return self._filter(x, passes_of(self._mode, backwards=False))
+
+    def adjoint(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
+        """As of `Lattice`."""
+        return self._filter(x, passes_of(self._mode, backwards=True))
+
+    def _filter(self, x: Tensor, passes: Iterable[bool]) -> Tensor:
+        channels = x.shape[0]
+        q = torch.nn.functional.pad(x.T, (0, -channels % LANES)).contiguous()
+        with team() as workers:
+            result = self._message(workers, q.numpy().reshape(-1), q.shape[1], passes)
+        return torch.from_numpy(result).reshape(q.shape)[:, :channels].T
+
+    def prepare(self, team: Team, weight: float) -> Floats:
+        """See `Appearance`."""
+        pixels = self._indices.shape[0]
+        ones = np.zeros((pixels, LANES), np.float32)
+        ones[:, 0] = 1
+        forwards = passes_of(self._mode, backwards=False)
+        mass = self._message(team, ones.reshape(-1), LANES, forwards)[::LANES]
+        self._weights *= (1 / np.sqrt(np.maximum(mass, np.float32(1e-6))))[:, None]
+        self._scale *= weight
+        return self._message(team, ones.reshape(-1), LANES, forwards)[::LANES].copy()
+
+    def update(self, team: Team, unary: Floats, message: Floats, q: Floats) -> None:
+        """See `Appearance`."""
+        pixels = self._indices.shape[0]
+        depth = q.size // pixels
+        cells = self._blurred(team, q, depth, passes_of(self._mode, backwards=False))
+        row = self._row
+
+        def rows(first: int, last: int) -> None:
+            kernels.slice_pixels(cells, depth, self._indices, self._weights, message, first * row, last * row)
+            kernels.update_pixels(unary, message, q, depth, row, first, last)
+
+        team.share(pixels // row, rows)
+
+    def _message(self, team: Team, q: Floats, depth: int, passes: Iterable[bool]) -> Floats:
+        cells = self._blurred(team, q, depth, passes)
+        result = np.zeros_like(q)
+        work = partial(kernels.slice_pixels, cells, depth, self._indices, self._weights, result)
+        team.share(self._indices.shape[0], work)
+        return result
+
+    def _blurred(self, team: Team, q: Floats, depth: int, passes: Iterable[bool]) -> Floats:
+        cells, other = np.zeros((2, (self.vertices + 1) * depth), np.float32)
+        parts: dict[int, Floats] = {}
+
+        def splat(first: int, last: int) -> None:
+            # Threads meet in vertices, so all but the first have cells of their own.
+            part = cells if first == 0 else parts.setdefault(first, np.zeros_like(cells))
+            kernels.splat_pixels(q, depth, self._indices, self._weights, part, first, last)
+
+        team.share(self._indices.shape[0], splat)
+        for _, part in sorted(parts.items()):
+            cells += part
+        del parts
+        side = np.float32(self._mode.side_tap)
+        for backwards in passes:
+            for links in self._neighbours[::-1] if backwards else self._neighbours:
+                team.share(self.vertices, partial(kernels.blur_vertices, cells, other, depth, links, side))
+                cells, other = other, cells
+        cells *= np.float32(self._scale)
+        return cells

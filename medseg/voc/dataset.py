@@ -1,0 +1,119 @@
+"""PASCAL VOC's folder layout: lists of names, JPEG photos, and palette PNGs in which 255 is not judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from medseg.errors import ConfigError, InputError
+from medseg.geometry import Geometry
+from medseg.labels import Label, LabelSet
+from medseg.volume import Segmentation, Volume
+
+IGNORE = 255
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table"),
+    *("dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv/monitor"),
+)
+
+
+def _palette_colour(index: int) -> tuple[int, int, int]:
+    """VOC's own: the bits of the number dealt to red, green and blue in turn, the lowest to their highest bits."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+    red, green, blue = channels
+    return red, green, blue
+
+
+LABELS = LabelSet(
+    labels=tuple(Label(index=n, name=name, colour=_palette_colour(n)) for n, name in enumerate(CLASSES, start=1))
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo and its labels."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+def find_photos(root: Path, split: str) -> tuple[Photo, ...]:
+    """The photos of a list.
+
+    Args:
+        root: A folder such as VOCdevkit/VOC2012, or another data set in its layout (COCO with VOC's labels).
+        split: Name of a list in ImageSets/Segmentation (train, val, trainval, seg11valid, train_aug, ...), or a file.
+            The labels of SBD's extra photos may lie in SegmentationClassAug.
+
+    Raises:
+        ConfigError: If there is no such folder or list.
+        InputError: If the list is empty, or files are missing.
+    """
+    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    path = listed if listed.is_file() or not Path(split).is_file() else Path(split)
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in listed.parent.glob("*.txt"))) or "none"
+        raise ConfigError(f"{root}: no list {split!r} in ImageSets/Segmentation (there are: {there}).")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{path}: lists no photos.")
+    photos = tuple(_photo(root, words) for words in lines)
+    if missing := [file for photo in photos for file in (photo.image, photo.labels) if not file.is_file()]:
+        raise InputError(f"{root}: {len(missing)} files of {path.name} are missing, first {missing[0]}.")
+    return photos
+
+
+def _photo(root: Path, words: list[str]) -> Photo:
+    if len(words) > 1:  # as the lists of trained networks are: "/JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png"
+        image, labels = (root / word.lstrip("/") for word in words[:2])
+        return Photo(image.stem, image, labels)
+    name = words[0]
+    folders = ("SegmentationClass", "SegmentationClassAug")
+    candidates = [root / folder / f"{name}.png" for folder in folders]
+    labels = next((file for file in candidates if file.is_file()), candidates[0])
+    return Photo(name, root / "JPEGImages" / f"{name}.jpg", labels)
+
+
+def read_photo(photo: Photo) -> Volume:
+    """A photo as a volume one voxel thick: (3, rows, columns, 1), RGB, uint8, pixels of 1 mm.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    array = _pixels(photo.image, "RGB").transpose(2, 0, 1)[..., None]
+    return Volume(array, _grid(array.shape[1], array.shape[2]))
+
+
+def read_labels(photo: Photo) -> Segmentation:
+    """Class numbers (rows, columns, 1); 255 where nothing is judged.
+
+    Raises:
+        InputError: If the file is damaged, or is no palette or grey image of VOC's classes.
+    """
+    array = _pixels(photo.labels, None)
+    if array.ndim != 2:
+        raise InputError(f"{photo.labels}: has colours, but no palette; give VOC's own palette PNG.")
+    if extra := sorted(set(np.unique(array).tolist()) - {0, *LABELS.indices, IGNORE}):
+        raise InputError(f"{photo.labels}: holds class {extra[0]}, which VOC does not have (0 to 20, and 255).")
+    return Segmentation(array[..., None], _grid(*array.shape), LABELS)
+
+
+def _pixels(path: Path, mode: str | None) -> NDArray[Any]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode) if mode else image)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be read as an image ({error.__class__.__name__}); copy it again.") from None
+
+
+def _grid(rows: int, columns: int) -> Geometry:
+    return Geometry((rows, columns, 1), np.eye(4))

@@ -1,0 +1,84 @@
+"""Seconds and memory for all overlap and surface metrics of a large multi-label scan, beside MONAI's one-hot path.
+
+python tests/benchmarks/metrics.py [LABELS_FOR_MONAI]
+
+512 × 512 × 300 voxels, 25 labels. MONAI measures LABELS_FOR_MONAI of them (default 2), since its time a label hardly
+depends on how many there are; its figure is that time scaled to 25. The one-hot arrays are made label by label too,
+because those of all labels would not fit into the memory of most machines.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import warnings
+
+import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+
+from medseg.metrics import METRICS, Comparison, confusion, measure
+
+SHAPE, LABELS, SPACING_MM = (512, 512, 300), 25, (0.8, 0.8, 1.5)
+OVERLAP_LIMIT_S, SURFACE_FACTOR = 1.0, 10.0
+SURFACE = ("hausdorff_mm", "hausdorff95_mm", "assd_mm", "surface_dice")
+OVERLAP = ("dice", "iou", "sensitivity", "specificity", "precision", "mean_iou", "pixel_accuracy")
+
+
+def phantom() -> tuple[np.ndarray, np.ndarray]:
+    """Ellipsoids of 40 to 120 voxels, and the same ones moved by two voxels, as NIfTI files lie in memory."""
+    rng = np.random.default_rng(0)
+    reference = np.zeros(SHAPE, dtype=np.uint8, order="F")
+    for label in range(1, LABELS + 1):
+        radius = int(rng.integers(20, 60))
+        centre = [int(rng.integers(radius, n - radius)) for n in SHAPE]
+        box = tuple(slice(c - radius, c + radius) for c in centre)
+        i, j, k = np.ogrid[(slice(-radius, radius),) * 3]
+        reference[box][i**2 + j**2 + k**2 < radius**2] = label
+    return reference, np.asfortranarray(np.roll(reference, 2, axis=0))
+
+
+def seconds(action, repeats: int = 1) -> float:
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def monai_seconds(reference: np.ndarray, prediction: np.ndarray, label: int) -> float:
+    y_pred, y = (torch.from_numpy((array == label)[None, None]) for array in (prediction, reference))
+    options = {"include_background": True, "spacing": SPACING_MM}
+
+    def measure_one() -> None:
+        compute_hausdorff_distance(y_pred, y, **options)
+        compute_hausdorff_distance(y_pred, y, percentile=95, **options)
+        compute_average_surface_distance(y_pred, y, symmetric=True, **options)
+        compute_surface_dice(y_pred, y, [1.0], use_subvoxels=True, **options)
+
+    return seconds(measure_one)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    tried = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    reference, prediction = phantom()
+    chosen = {group: [m for m in METRICS if m.name in group] for group in (OVERLAP, SURFACE)}
+    confusion(reference[:, :, :8], prediction[:, :, :8])
+    overlap = seconds(lambda: measure(Comparison(reference, prediction, SPACING_MM), chosen[OVERLAP]), repeats=3)
+    comparison = Comparison(reference, prediction, SPACING_MM)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    surface = seconds(lambda: measure(comparison, chosen[SURFACE]))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    present = np.linspace(1, len(comparison.regions), tried).astype(int)
+    theirs = np.mean([monai_seconds(reference, prediction, int(label)) for label in present]) * LABELS
+    print(f"overlap, {len(comparison.regions)} labels: {overlap:.2f} s (limit {OVERLAP_LIMIT_S} s)")
+    print(f"surface: {surface:.1f} s, {grown:.0f} MiB more than the two arrays; MONAI {theirs:.0f} s", end=" ")
+    print(f"({theirs / surface:.0f} times; limit {SURFACE_FACTOR:g})")
+    sys.exit(int(overlap > OVERLAP_LIMIT_S or theirs < SURFACE_FACTOR * surface))
+
+
+if __name__ == "__main__":
+    main()
