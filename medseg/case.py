@@ -36,7 +36,7 @@ from medseg.model import Model, load_model
 from medseg.outputs import read_from, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
-from medseg.refine import crf_refiner
+from medseg.refine import component_refiner, crf_refiner
 from medseg.resources import resource_error
 from medseg.stages import Stages
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
@@ -70,6 +70,8 @@ class Predictor:
         self.frame = frame
         self.options = options
         self._named = named(settings)
+        if self._named:
+            _ = self._named.components  # a label that the model lacks is an error before any scan is read
         if settings.crf and settings.crf != "auto":
             crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
         self._models: dict[Path, Model] = {}
@@ -160,6 +162,8 @@ class Predictor:
             windows = replace(choice, settings=choice.settings.model_copy(update={"fast": True})).windows
         model = replace(self._models[choice.folder], windows=windows)
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
+        if choice.components.anything:
+            refiners.append(component_refiner(choice.components))
         segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:

@@ -27,6 +27,9 @@ _PREDICTION = (
     click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25; labels may differ."),
     click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only."),
     click.option("--crf", is_flag=False, flag_value="auto", metavar="[PRESET]", help="Refine by a dense CRF."),
+    click.option("--largest-component", is_flag=True, default=None, help="Keep each label's largest component only."),
+    click.option("--min-volume", type=click.FloatRange(min=0), metavar="MM3", help="Remove smaller components."),
+    click.option("--fill-holes", is_flag=True, default=None, help="Fill what one label encloses."),
     click.option("--output-type", metavar="TYPE", help="nifti (default), dicom-seg, dicom-seg-binary, dicom-rtstruct."),
     click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes)."),
     click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes)."),
@@ -39,6 +42,9 @@ _PREDICTION = (
     click.option("--quiet", is_flag=True, help="Errors only."),
     click.option("--verbose", is_flag=True, help="Stages, seconds and memory too."),
 )
+
+# Options of a clean-up, and the keys of `components` in a configuration.
+_CLEANING = {"largest_component": "keep_largest", "min_volume": "min_volume_mm3", "fill_holes": "fill_holes"}
 
 
 def prediction_options(command: F) -> F:
@@ -63,6 +69,9 @@ def prediction_settings(config: Path | None, options: dict[str, Any]) -> Predict
     if given.get("output_type", available[0]) not in available:
         raise ConfigError(f"Output type {given['output_type']!r} is not available; available: {', '.join(available)}.")
     base = load_config(config, PredictConfig) if config else PredictConfig()
+    cleaned = {key: given.pop(name) for name, key in _CLEANING.items() if name in given}
+    if cleaned:
+        given["components"] = {**base.components.model_dump(), **cleaned}
     return validate({**base.model_dump(), **given}, PredictConfig, where="options")
 
 
