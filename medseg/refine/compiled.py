@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.refine.appearance import GridPlan, LatticePlan
 from medseg.refine.compiled_grid import CompiledGrid
 from medseg.refine.compiled_lattice import CompiledLattice
-from medseg.refine.gaussian import gaussian_taps, toeplitz
-from medseg.refine.gaussian_kernels import TAPS_AT_ONCE, TILE, smooth_rows, smooth_tiles
+from medseg.refine.gaussian import gaussian_taps
+from medseg.refine.gaussian_kernels import TILE, smooth_tiles
 from medseg.refine.grid import GridAxis
-from medseg.refine.lane_kernels import LANES
+from medseg.refine.layout_kernels import gather, spread
 from medseg.refine.pruning import likely_labels, with_pruned_labels
-from medseg.refine.threads import Team, team
+from medseg.refine.threads import LANES, Floats, Gaussians, Team, team
 
-Floats: TypeAlias = NDArray[np.float32]
-
-# A score that no message can lift: of the lanes that are no label.
-_NEVER = -1e6
+# Kernels take so many voxels of a row at a time.
+SHORTEST_ROW = 16
 
 
 @runtime_checkable
@@ -43,8 +41,23 @@ class Appearance(Protocol):
         """Normalise symmetrically and weigh; gives weight · n·K(n·1) of every voxel."""
         ...
 
-    def update(self, team: Team, unary: Floats, message: Floats, q: Floats) -> None:
-        """Add the kernel's messages to the others, and turn all into new probabilities in q."""
+    def begin(self, team: Team, q: Floats, channels: int) -> None:
+        """Take in the first probabilities."""
+        ...
+
+    def update(  # noqa: PLR0917 - an iteration takes all there is
+        self, team: Team, unary: Floats, message: Floats, q: Floats, gaussians: Gaussians, again: bool
+    ) -> None:
+        """An iteration of the mean field.
+
+        Args:
+            team: Who does it.
+            unary: log p_l - log p_0, less the weighted mass of the kernels.
+            message: q smoothed along A, and by a lattice's caller along B.
+            q: Becomes the new probabilities.
+            gaussians: What is left to smooth with, along B and K.
+            again: Whether another iteration follows.
+        """
         ...
 
 
@@ -59,36 +72,34 @@ class Smoothness:
 
     def __init__(self, shape: Sequence[int], sd_voxels: Sequence[float], weight: float) -> None:
         self._shape = shape
-        self._axes: list[tuple[Floats, Floats]] = []
-        masses = []
-        for axis, (n, sd) in enumerate(zip(shape, sd_voxels, strict=True)):
+        axes, masses = [], []
+        for n, sd in zip(shape, sd_voxels, strict=True):
             taps = gaussian_taps(sd, n)
-            matrix = toeplitz(taps, n, n)
-            scale = matrix.sum(1).rsqrt()
-            masses.append(scale * (matrix @ scale))
-            padded = torch.nn.functional.pad(taps, (0, (1 - taps.numel()) % TAPS_AT_ONCE))
-            padded = padded * (weight if axis == len(shape) - 1 else 1.0)
-            self._axes.append((padded.float().numpy(), scale.float().numpy()))
+            both = torch.cat((taps[1:].flip(0), taps)).numpy()
+            scale = torch.from_numpy(np.convolve(np.ones(n), both, "full")[taps.numel() - 1 :][:n]).rsqrt()
+            masses.append(scale * torch.from_numpy(np.convolve(scale, both, "full")[taps.numel() - 1 :][:n]))
+            axes.append((taps.float().numpy(), scale.float().numpy()))
+        self._axes = axes
         self.mass: Floats = (weight * torch.einsum("a,b,k->abk", *masses)).float().numpy()
+        along_k, scale_k = axes[2]
+        # What the appearance kernel's update smooths with, while it has a part of the image in the cache.
+        self.rest: Gaussians = (axes[1], (along_k * np.float32(weight), scale_k))
 
-    def apply(self, team: Team, q: Floats, message: Floats, channels: int, *, pixels_last: bool) -> None:
-        """Smooth q into the message; `channels` as they are stored."""
-        a, b, k = self._shape
-        rows, last = (1, channels) if pixels_last else (channels, 1)
-        # Slowest, length and fastest of every axis: (A, B, rows, K, last).
-        sizes = ((1, a, b * rows * k * last), (a, b, rows * k * last), (a * b * rows, k, last))
-        source, factor = q, 1.0
-        for (pre, n, post), (taps, scale) in zip(sizes, self._axes, strict=True):
+    def apply(self, team: Team, q: Floats, message: Floats, axes: Sequence[int]) -> None:
+        """Smooth q into the message, along A or B or both."""
+        source = q
+        for axis in axes:
+            n = self._shape[axis]
             if n == 1:
-                factor *= taps[0] * scale[0] ** 2
                 continue
-            if post == 1:
-                team.share(pre, partial(smooth_rows, source, message, n, taps, scale))
-            else:
-                team.share(pre * -(-post // TILE), partial(smooth_tiles, source, message, n, post, taps, scale))
+            taps, scale = self._axes[axis]
+            pre = math.prod(self._shape[:axis])
+            post = q.size // (pre * n)
+            tiles = pre * -(-post // TILE)
+            team.share(tiles, partial(smooth_tiles, source, message, n, post, taps, scale))
             source = message
-        if source is q or factor != 1:
-            np.multiply(source, np.float32(factor), out=message)
+        if source is q:
+            message[:] = q
 
 
 def compiled_crf(
@@ -112,18 +123,23 @@ def compiled_crf(
         iterations: Of the mean field.
         tolerance: For pruned labels; 0 keeps all.
     """
-    axes = three_axes(image.shape[1:])
-    shape = tuple(image.shape[1 + axis] if axis >= 0 else 1 for axis in axes)
+    space = image.shape[1:]
+    axes = three_axes(space)
+    shape = tuple(space[axis] if axis >= 0 else 1 for axis in axes)
+    order = [axis for axis, n in enumerate(space) if n == 1] + [axis for axis in axes if axis >= 0]
+
+    def ordered(tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1, *space).permute(0, *(1 + axis for axis in order)).reshape(-1, *shape)
+
     smoothness = Smoothness(shape, [smoothness_sd_voxels[axis] if axis >= 0 else 1.0 for axis in axes], weights[0])
     appearance: Appearance
     if isinstance(plan, GridPlan):
-        flat = plan_along(plan.axes, axes)
-        appearance = CompiledGrid(image.reshape(shape), flat)
+        appearance = CompiledGrid(ordered(image)[0], plan_along(plan.axes, axes))
     else:
-        appearance = CompiledLattice(plan.features, shape[2], plan.mode)
+        appearance = CompiledLattice(ordered(plan.features).flatten(1), shape[2], plan.mode)
     with team() as workers:
         mass = appearance.prepare(workers, weights[1]).reshape(shape) + smoothness.mass
-        flat_p = probabilities.reshape(-1, *shape)
+        flat_p = ordered(probabilities)
         kept = likely_labels(flat_p.flatten(1), lambda: float(mass.max()), iterations, tolerance)
         if len(kept) < len(probabilities):
             flat_p = flat_p[list(kept)]
@@ -135,7 +151,8 @@ def compiled_crf(
             appearance=appearance,
             iterations=iterations,
         )
-    return with_pruned_labels(q, kept, len(probabilities)).reshape(probabilities.shape)
+    result = with_pruned_labels(q, kept, len(probabilities)).reshape(-1, *(space[axis] for axis in order))
+    return result.permute(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
 def _iterate(
@@ -148,40 +165,35 @@ def _iterate(
     iterations: int,
 ) -> Float[Tensor, "labels A B K"]:
     """Labels besides the first are carried, the first is what is missing to one."""
-    a, b, k = probabilities.shape[1:]
-    channels = probabilities.shape[0] - 1
-    last = appearance.pixels_last
-    stored = channels + -channels % LANES if last else channels
+    labels, a, b, k = probabilities.shape
+    channels, lines = labels - 1, a * b
     if channels == 0:
         return torch.ones_like(probabilities)
-    log_p = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log_()
-    unary = _stored(log_p[1:].sub_(log_p[0]).sub_(torch.from_numpy(mass)), last, _NEVER)
-    del log_p
-    q = _stored(probabilities[1:] / probabilities.sum(0), last)
+    last = appearance.pixels_last
+    depth = channels + -channels % LANES if last else 0
+    unary, q = np.empty((2, lines * k * (depth or channels)), np.float32)
+    p = probabilities.contiguous().numpy().reshape(-1)
+    workers.share(lines, partial(spread, p, mass.reshape(-1), unary, q, channels, depth, k))
     message = np.empty_like(q)
-    for _ in range(iterations):
-        smoothness.apply(workers, q, message, stored, pixels_last=last)
-        appearance.update(workers, unary, message, q)
+    appearance.begin(workers, q, channels)
+    for iteration in range(iterations):
+        smoothness.apply(workers, q, message, (0, 1) if last else (0,))
+        again = iteration + 1 < iterations
+        appearance.update(workers, unary, message, q, smoothness.rest, again)
     del message, unary
-    found = torch.from_numpy(q).reshape((a, b, k, stored) if last else (a, b, channels, k))
-    result = torch.empty_like(probabilities)
-    result[1:] = found.movedim(3 if last else 2, 0)[:channels]
-    torch.sum(result[1:], 0, out=result[0])
-    result[0].neg_().add_(1).clamp_min_(0)
-    return result
-
-
-def _stored(voxels: Float[Tensor, "channels A B K"], pixels_last: bool, filler: float = 0.0) -> Floats:
-    order = voxels.movedim(0, 3) if pixels_last else voxels.movedim(0, 2)
-    if pixels_last:
-        order = torch.nn.functional.pad(order, (0, -voxels.shape[0] % LANES), value=filler)
-    flat: Floats = order.contiguous().numpy().reshape(-1)
-    return flat
+    result = np.empty(p.size, np.float32)
+    workers.share(lines, partial(gather, q, result, channels, depth, k, lines))
+    return torch.from_numpy(result).reshape(probabilities.shape)
 
 
 def three_axes(shape: Sequence[int]) -> list[int]:
-    """Which axes of an image become (A, B, K), -1 for an axis of one voxel: B is the first to be without."""
+    """Which axes of an image become (A, B, K), -1 for an axis of one voxel: B is the first to be without.
+
+    K is the last axis, or the longest where the last is shorter than a row may be.
+    """
     long = [axis for axis, n in enumerate(shape) if n > 1]
+    if shape[long[-1]] < SHORTEST_ROW:
+        long.append(long.pop(long.index(max(long, key=lambda axis: shape[axis]))))
     return long if len(long) == 3 else [*long[:-1], *[-1] * (3 - len(long)), *long[-1:]]
 
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg.refine.blur_kernels import blur_lines
 from medseg.refine.grid import GridAxis
-from medseg.refine.grid_kernels import blur_lines, slice_planes, splat_planes
-from medseg.refine.lane_kernels import LANES
-from medseg.refine.threads import Team
-
-Floats: TypeAlias = NDArray[np.float32]
-
-_NONE = np.empty(0, np.float32)
+from medseg.refine.grid_kernels import refine_planes, slice_planes, splat_planes
+from medseg.refine.threads import LANES, Floats, Gaussians, Team
 
 
 class CompiledGrid:
-    """`BilateralGrid` for `compiled_mean_field`.
+    """`BilateralGrid` for `compiled_crf`.
 
     Args:
         image: (A, B, K) of float32.
@@ -34,13 +30,15 @@ class CompiledGrid:
     def __init__(self, image: Float[Tensor, "A B K"], axes: Sequence[GridAxis]) -> None:
         self._axes = axes
         # A voxel reads the cell below and the one above it, so there are two at least.
-        self._sizes = tuple(max(axis.cells, 2) for axis in axes)
+        a, b, k, v = (max(axis.cells, 2) for axis in axes)
+        self._sizes = (a, b, k, v + -v % 4)  # rows of cells are whole vectors
         self._places = tuple(_places(n, axis) for n, axis in zip(image.shape, axes, strict=False))
         self._value: Floats = (
-            ((image - image.amin()) / axes[3].cell).clamp_(0, self._sizes[3] - 1.001).numpy().reshape(-1)
+            ((image - image.amin()) / axes[3].cell).clamp_(0, max(axes[3].cells, 2) - 1.001).numpy().reshape(-1)
         )
         self._weight = np.ones_like(self._value)
         self._factor = 1.0
+        self._grids: tuple[Floats, ...] = ()
 
     def prepare(self, team: Team, weight: float) -> Floats:
         """See `Appearance`."""
@@ -52,68 +50,77 @@ class CompiledGrid:
         self._factor = weight
         return self._filtered(team, ones)
 
-    def update(self, team: Team, unary: Floats, message: Floats, q: Floats) -> None:
+    def begin(self, team: Team, q: Floats, channels: int) -> None:
         """See `Appearance`."""
-        channels = q.size // self._value.size
-        grid = self._blurred(team, q, channels)
-        team.share(self._places[0][0].size, lambda i, j: self._slice(grid, channels, message, unary, q, i, j))
+        self._channels = channels
+        self._grids = self._empty(channels)
+        self._splat(team, q, channels, self._grids[0])
+
+    def update(  # noqa: PLR0917 - as of `Appearance`
+        self, team: Team, unary: Floats, message: Floats, q: Floats, gaussians: Gaussians, again: bool
+    ) -> None:
+        """See `Appearance`."""
+        channels, voxels = self._channels, self._voxels()
+        grid, free = self._blurred(team, self._grids, channels)
+
+        def planes(part: Floats, first: int, last: int) -> None:
+            origin = self._places[0][0][first]
+            refine_planes(grid, message, unary, q, channels, voxels, gaussians, part, origin, first, last)
+
+        free.fill(0)
+        self._add_up(team, free if again else free[:0], planes)
+        self._grids = (free, grid)
+
+    def _voxels(self) -> tuple[Floats, Floats, tuple[tuple[NDArray[np.int64], Floats], ...], tuple[int, ...]]:
+        return self._weight, self._value, self._places, self._sizes
+
+    def _empty(self, channels: int) -> tuple[Floats, ...]:
+        depth = channels + -channels % LANES
+        return tuple(np.zeros((2, math.prod(self._sizes) * depth), np.float32))
 
     def _filtered(self, team: Team, x: Floats) -> Floats:
-        grid = self._blurred(team, x, 1)
-        result = np.zeros_like(x)
-        team.share(self._places[0][0].size, lambda i, j: self._slice(grid, 1, result, _NONE, x, i, j))
+        grids = self._empty(1)
+        self._splat(team, x, 1, grids[0])
+        grid, _ = self._blurred(team, grids, 1)
+        result, voxels = np.empty_like(x), self._voxels()
+        team.share(self._places[0][0].size, lambda i, j: slice_planes(grid, voxels, result, i, j))
         return result
 
-    def _slice(  # noqa: PLR0917 - the last two are the span of a thread
-        self, grid: Floats, channels: int, message: Floats, unary: Floats, q: Floats, i: int, j: int
-    ) -> None:
-        slice_planes(grid, channels, self._weight, self._value, self._places, self._sizes, message, unary, q, i, j)
+    def _splat(self, team: Team, q: Floats, channels: int, grid: Floats) -> None:
+        voxels = self._voxels()
 
-    def _blurred(self, team: Team, q: Floats, channels: int) -> Floats:
+        def planes(part: Floats, first: int, last: int) -> None:
+            splat_planes(q, channels, voxels, part, self._places[0][0][first], first, last)
+
+        self._add_up(team, grid, planes)
+
+    def _add_up(self, team: Team, grid: Floats, planes: Callable[[Floats, int, int], None]) -> None:
+        """Let planes(part, first, last) add to the part of the grid that their voxels reach."""
+        cells, size = self._places[0][0], grid.size // self._sizes[0]
+
+        def reach(first: int, last: int) -> slice:
+            return slice(int(cells[first]) * size, (int(cells[last - 1]) + 2) * size)
+
+        team.add_up(cells.size, grid, reach, planes)
+
+    def _blurred(self, team: Team, both: tuple[Floats, ...], channels: int) -> tuple[Floats, Floats]:
+        """The first of two grids blurred, in one of them, and the other."""
+        grid, other = both
         depth = channels + -channels % LANES
-        grid = self._splat(team, q, channels, depth)
-        other = np.empty_like(grid)
+        # (A, B, K, blocks, V, 4)
+        rows = math.prod(self._sizes[:3]) * depth // LANES
         for axis, (size, plan) in enumerate(zip(self._sizes, self._axes, strict=True)):
             if plan.cells == 1:
                 continue
-            taps = plan.taps.float().numpy() * np.float32(self._factor if axis == len(self._sizes) - 1 else 1)
-            pre, post = math.prod(self._sizes[:axis]), math.prod(self._sizes[axis + 1 :]) * depth
-            self._blur(team, grid, other, (pre, size, post), taps)
+            value = axis == len(self._sizes) - 1
+            taps = plan.taps.float().numpy() * np.float32(self._factor if value else 1)
+            pre = rows if value else math.prod(self._sizes[:axis])
+            post = grid.size // (pre * size)
+            team.share(pre * size, partial(blur_lines, grid, other, size, post, taps))
             grid, other = other, grid
         if self._axes[-1].cells == 1:
             grid *= np.float32(self._factor)
-        return grid
-
-    def _blur(self, team: Team, grid: Floats, other: Floats, sizes: tuple[int, int, int], taps: Floats) -> None:
-        pre, n, post = sizes
-        if pre >= 4 * team.size:  # whole lines for every thread, else a part of every line
-            size = n * post
-
-            def lines(i: int, j: int) -> None:
-                blur_lines(grid[i * size : j * size], other[i * size : j * size], j - i, n, post, taps, 0, size)
-
-            team.share(pre, lines)
-        else:
-            team.share(n * post, lambda i, j: blur_lines(grid, other, pre, n, post, taps, i, j))
-
-    def _splat(self, team: Team, q: Floats, channels: int, depth: int) -> Floats:
-        cells = self._places[0][0]
-        plane = math.prod(self._sizes[1:]) * depth
-        grid = np.zeros(self._sizes[0] * plane, np.float32)
-        parts: dict[int, Floats] = {}
-
-        def work(first: int, last: int) -> None:
-            origin, end = int(cells[first]), int(cells[last - 1]) + 2
-            # Threads meet in the cells at their border, so all but the first have a part of their own.
-            part = grid[origin * plane :] if first == 0 else np.zeros((end - origin) * plane, np.float32)
-            splat_planes(q, channels, self._weight, self._value, self._places, self._sizes, part, origin, first, last)
-            if first > 0:
-                parts[origin] = part
-
-        team.share(cells.size, work)
-        for origin, part in sorted(parts.items()):
-            grid[origin * plane : origin * plane + part.size] += part
-        return grid
+        return grid, other
 
 
 def _places(n: int, axis: GridAxis) -> tuple[NDArray[np.int64], Floats]:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.refine import lattice_kernels as kernels
-from medseg.refine.lane_kernels import LANES
+from medseg.refine import lattice_points as points
 from medseg.refine.lattice import USUAL, LatticeMode, kernel_mass, passes_of, step_bounds
-from medseg.refine.threads import Team, team
-
-Floats: TypeAlias = NDArray[np.float32]
+from medseg.refine.threads import LANES, Floats, Gaussians, Team, team
 
 
 class CompiledLattice:
@@ -46,15 +42,15 @@ class CompiledLattice:
         while True:
             table = (np.full(2 * room, -1, np.int64), np.empty(2 * room, np.int32))
             vertices = np.empty(room, np.int64)
-            count = kernels.embed_pixels(places, stretch, origin, steps, table, vertices, self._indices, self._weights)
+            count = points.embed_pixels(places, stretch, origin, steps, table, vertices, self._indices, self._weights)
             for _ in range(mode.dilations):
-                count = kernels.dilate(steps, table, vertices, count) if count >= 0 else -1
+                count = points.dilate(steps, table, vertices, count) if count >= 0 else -1
             if count >= 0:
                 break
             room *= 4
         self.vertices = int(count)
         self._neighbours = np.empty((d + 1, count, 2), np.int32)
-        kernels.link_vertices(steps, table, vertices[:count], self._neighbours)
+        points.link_vertices(steps, table, vertices[:count], self._neighbours)
         del table, vertices
         self._scale = kernel_mass(d, mode.fineness)
 
@@ -84,43 +80,53 @@ class CompiledLattice:
         self._scale *= weight
         return self._message(team, ones.reshape(-1), LANES, forwards)[::LANES].copy()
 
-    def update(self, team: Team, unary: Floats, message: Floats, q: Floats) -> None:
+    def begin(self, team: Team, q: Floats, channels: int) -> None:
         """See `Appearance`."""
-        pixels = self._indices.shape[0]
-        depth = q.size // pixels
-        cells = self._blurred(team, q, depth, passes_of(self._mode, backwards=False))
-        row = self._row
+        depth = q.size // self._indices.shape[0]
+        self._cells = tuple(np.zeros((2, (self.vertices + 1) * depth), np.float32))
+        self._splat(team, q, depth, self._cells[0])
 
-        def rows(first: int, last: int) -> None:
-            kernels.slice_pixels(cells, depth, self._indices, self._weights, message, first * row, last * row)
-            kernels.update_pixels(unary, message, q, depth, row, first, last)
+    def update(  # noqa: PLR0917 - as of `Appearance`
+        self, team: Team, unary: Floats, message: Floats, q: Floats, gaussians: Gaussians, again: bool
+    ) -> None:
+        """See `Appearance`."""
+        depth = q.size // self._indices.shape[0]
+        taps, scale = gaussians[1]
+        along = (taps, np.repeat(scale, depth))
+        cells, free = self._blurred(team, self._cells, depth, passes_of(self._mode, backwards=False))
 
-        team.share(pixels // row, rows)
+        def rows(part: Floats, first: int, last: int) -> None:
+            kernels.refine_rows(cells, message, unary, q, depth, self._indices, self._weights, along, part, first, last)
+
+        free.fill(0)
+        target = free if again else free[:0]
+        team.add_up(self._indices.shape[0] // self._row, target, lambda *_: slice(None), rows)
+        self._cells = (free, cells)
 
     def _message(self, team: Team, q: Floats, depth: int, passes: Iterable[bool]) -> Floats:
-        cells = self._blurred(team, q, depth, passes)
+        cells = tuple(np.zeros((2, (self.vertices + 1) * depth), np.float32))
+        self._splat(team, q, depth, cells[0])
+        blurred, _ = self._blurred(team, cells, depth, passes)
         result = np.zeros_like(q)
-        work = partial(kernels.slice_pixels, cells, depth, self._indices, self._weights, result)
+        work = partial(kernels.slice_pixels, blurred, depth, self._indices, self._weights, result)
         team.share(self._indices.shape[0], work)
         return result
 
-    def _blurred(self, team: Team, q: Floats, depth: int, passes: Iterable[bool]) -> Floats:
-        cells, other = np.zeros((2, (self.vertices + 1) * depth), np.float32)
-        parts: dict[int, Floats] = {}
-
-        def splat(first: int, last: int) -> None:
-            # Threads meet in vertices, so all but the first have cells of their own.
-            part = cells if first == 0 else parts.setdefault(first, np.zeros_like(cells))
+    def _splat(self, team: Team, q: Floats, depth: int, cells: Floats) -> None:
+        def work(part: Floats, first: int, last: int) -> None:
             kernels.splat_pixels(q, depth, self._indices, self._weights, part, first, last)
 
-        team.share(self._indices.shape[0], splat)
-        for _, part in sorted(parts.items()):
-            cells += part
-        del parts
+        team.add_up(self._indices.shape[0], cells, lambda *_: slice(None), work)
+
+    def _blurred(
+        self, team: Team, both: tuple[Floats, ...], depth: int, passes: Iterable[bool]
+    ) -> tuple[Floats, Floats]:
+        """The first of two arrays of cells blurred, in one of them, and the other."""
+        cells, other = both
         side = np.float32(self._mode.side_tap)
         for backwards in passes:
             for links in self._neighbours[::-1] if backwards else self._neighbours:
                 team.share(self.vertices, partial(kernels.blur_vertices, cells, other, depth, links, side))
                 cells, other = other, cells
         cells *= np.float32(self._scale)
-        return cells
+        return cells, other

@@ -16,6 +16,9 @@ from medseg.refine.gaussian import SmoothnessFilter
 from medseg.refine.operators import Kernel, Normalization, normalised
 from medseg.refine.pruning import likely_labels, with_pruned_labels
 
+# Compiled kernels take so many voxels of a row at a time.
+_SHORTEST_ROW = 16
+
 
 def dense_crf(
     probabilities: Tensor,
@@ -111,7 +114,7 @@ def dense_crf(
 def _is_compilable(p: Float[Tensor, "labels ..."], weights: Sequence[float | Tensor]) -> bool:
     """Whether nothing is asked for that the compiled mean field leaves out."""
     graph = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (p, *weights))
-    return not graph and p.device.type == "cpu" and p.dtype == torch.float32
+    return not graph and p.device.type == "cpu" and p.dtype == torch.float32 and max(p.shape[1:]) >= _SHORTEST_ROW
 
 
 def _largest_message(p: Float[Tensor, "labels pixels"], kernels: Sequence[tuple[float | Tensor, Kernel]]) -> float:

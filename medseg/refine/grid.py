@@ -14,14 +14,14 @@ from torch import Tensor
 from medseg.refine.gaussian import toeplitz
 from medseg.refine.operators import Interpolation
 
-# Cell sizes in sd, finest first. Linear interpolation blurs by 1/3 cell² (splat and slice together), which the blur
-# leaves out; what then remains of the error shrinks with the fourth power of the cell.
-CELL_SIZES = (0.5, 0.75, 1.0)
-# The finest cells are taken whose grid costs less than the pixels do. A spatial sd of 5 voxels gets 0.75, less gets 1.
-_CELLS_PER_PIXEL = 0.75
-_CELLS_AT_LEAST = 200_000  # so many are nothing to blur, however small the image
-# A grid that is larger still than this many cells per pixel is mostly empty: a sparse lattice serves better.
+# Cell sizes in sd. Linear interpolation blurs by 1/3 cell² (splat and slice together), which the blur leaves out; what
+# then remains of the error shrinks with the fourth power of the cell. A grid for a small spatial sd has many cells.
+_FINE_CELL, _CELL, _CELL_OF_SMALL_SD = 0.5, 0.67, 0.85
+_SMALL_SD_VOXELS = 5.5
+_FEW_CELLS = 50_000  # so many are nothing to blur: a grid that has no more is fine
+# A grid of more than this many cells per pixel is mostly empty: a sparse lattice serves better.
 _MOST_CELLS_PER_PIXEL = 4
+_CELLS_AT_LEAST = 200_000
 # Spatial sd in voxels under which a cell is one voxel: nothing is interpolated and the kernel is exact.
 _VOXELWISE_UNDER = 1.5
 _REACH_SD = 4.0
@@ -53,14 +53,14 @@ def plan_grid(
         extent: Largest less smallest intensity.
         sd_value: Sd in intensities.
     """
-    pixels = math.prod(shape)
-    for size in CELL_SIZES:
+    usual = _CELL_OF_SMALL_SD if min(sd_voxels) < _SMALL_SD_VOXELS else _CELL
+    for size in (_FINE_CELL, usual):
         axes = [_spatial_axis(n, sd, size) for n, sd in zip(shape, sd_voxels, strict=True)]
         axes.append(_value_axis(extent, sd_value, size))
         cells = math.prod(axis.cells for axis in axes)
-        if cells <= max(_CELLS_AT_LEAST, _CELLS_PER_PIXEL * pixels):
-            return axes
-    return axes if cells <= _MOST_CELLS_PER_PIXEL * pixels else None
+        if cells <= _FEW_CELLS:
+            break
+    return axes if cells <= max(_CELLS_AT_LEAST, _MOST_CELLS_PER_PIXEL * math.prod(shape)) else None
 
 
 def _spatial_axis(voxels: int, sd_voxels: float, size: float) -> GridAxis:

@@ -1,7 +1,7 @@
-"""Compiled: splat, blur and slice of a bilateral grid of cells (A, B, K, V), each with blocks of four channels.
+"""Compiled: splat, blur and slice of a bilateral grid of cells (A, B, K, blocks, V, 4): channels in blocks of four.
 
 Voxels come as (A, B, channels, K). Space is regular, so a row of voxels shares its place along A and B: it is splatted
-into a small (K, V) buffer, rows are added to a plane, planes to the grid. Slicing goes the other way.
+into a small (K, blocks, V, 4) buffer, rows are added to a plane, planes to the grid. Slicing goes the other way.
 """
 
 # ruff: noqa: PLR0917 - a compiled loop takes plain arrays, and a call costs
@@ -13,190 +13,232 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medseg.refine.lane_kernels import FAST, LANES, ONE, THREE, TWO, U, add4, corners4
+from medseg.refine.gaussian_kernels import SLACK, TILE, aligned_zeros, smooth_line, smooth_tiles
 from medseg.refine.update_kernels import update_row
+from medseg.refine.vectors import EIGHT, FAST, FOUR, SIXTEEN, U, load, lower_four, store, transposed, upper_four
+
+_ONE = np.float32(1)
+_LANES = U(4)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _corners(place, weight, k_cell, k_part, values, depth):
-    """A voxel's four corners in a row buffer (K, V), and its weights for them."""
-    v = np.int32(place)
-    upper = place - np.float32(v)
-    high = weight * k_part
-    low = weight - high
-    low1, high1 = low * upper, high * upper
-    cell = U(k_cell) * values + U(v) * depth
-    return (cell, cell + depth, cell + values, cell + values + depth), (low - low1, low1, high - high1, high1)
+def _share(source, target, first, part):
+    """Add the source to two of its size in the target, from `first` on; it is empty then."""
+    size = U(source.size)
+    low = U(first) * size
+    for x in range(U(0), size, U(16)):
+        y = load(source, x, SIXTEEN)
+        above = part * y
+        store(target, low + x, load(target, low + x, SIXTEEN) + (y - above))
+        store(target, low + size + x, load(target, low + size + x, SIXTEEN) + above)
+        store(source, x, np.float32(0) * y)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _planes_of_block(block, channels, row):
+def _between(source, first, part, result):
+    """Interpolate between two of the result's size in the source, from `first` on."""
+    size = U(result.size)
+    low = U(first) * size
+    for x in range(U(0), size, U(16)):
+        y = load(source, low + x, SIXTEEN)
+        store(result, x, y + part * (load(source, low + size + x, SIXTEEN) - y))
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _lines(block, channels, stride):
     """Offsets of a block's four channels; those that the last block lacks repeat its last."""
-    last = channels - 1
+    last = U(channels - 1)
     return (
-        U(min(block, last) * row),
-        U(min(block + 1, last) * row),
-        U(min(block + 2, last) * row),
-        U(min(block + 3, last) * row),
+        min(block, last) * stride,
+        min(block + U(1), last) * stride,
+        min(block + U(2), last) * stride,
+        min(block + U(3), last) * stride,
     )
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def splat_planes(q, channels, weight, value, places, sizes, grid, origin, first, last):
+def _splat_voxel(row, cell, step, place, k_part, y):
+    below = np.int32(place)
+    upper = place - np.float32(below)
+    high = k_part * y
+    low = y - high
+    o = cell + U(below) * _LANES
+    above = upper * low
+    store(row, o, load(row, o, FOUR) + (low - above))
+    store(row, o + _LANES, load(row, o + _LANES, FOUR) + above)
+    o += step
+    above = upper * high
+    store(row, o, load(row, o, FOUR) + (high - above))
+    store(row, o + _LANES, load(row, o + _LANES, FOUR) + above)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _splat_row(q, channels, weight, value, k_cell, k_part, values, row):
+    """Add voxels (channels, K) to their row of cells."""
+    voxels, blocks = U(k_part.size), U((channels + 3) // 4)
+    line = U(values) * _LANES
+    step = line * blocks
+    for block in range(blocks):
+        # Channels that the last block lacks splat a copy into lanes that nobody reads.
+        p0, p1, p2, p3 = _lines(block * _LANES, channels, voxels)
+        for start in range(U(0), voxels, _LANES):
+            k = min(start, voxels - _LANES)
+            x = transposed(load(q, p0 + k, FOUR), load(q, p1 + k, FOUR), load(q, p2 + k, FOUR), load(q, p3 + k, FOUR))
+            for j in range(4):
+                v = k + U(j)
+                if v >= start:  # else done with the four before
+                    cell = U(k_cell[v]) * step + block * line
+                    _splat_voxel(row, cell, step, value[v], k_part[v], weight[v] * x[j])
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _slice_voxel(row, cell, step, place, k_part, weight):
+    below = np.int32(place)
+    upper = place - np.float32(below)
+    o = cell + U(below) * _LANES
+    high = weight * k_part
+    y = (weight - high) * load(row, o, EIGHT) + high * load(row, o + step, EIGHT)
+    low = lower_four(y)
+    return low + upper * (upper_four(y) - low)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _slice_row(row, channels, weight, value, k_cell, k_part, values, stride, alike):
+    """Read a row of cells at its voxels, into (channels, stride)."""
+    voxels, blocks = U(k_part.size), U((channels + 3) // 4)
+    line = U(values) * _LANES
+    step = line * blocks
+    for block in range(blocks):
+        p0, p1, p2, p3 = _lines(block * _LANES, channels, U(stride))
+        o = block * line
+        for start in range(U(0), voxels, _LANES):
+            k = min(start, voxels - _LANES)
+            k1, k2, k3 = k + U(1), k + U(2), k + U(3)
+            y = transposed(
+                _slice_voxel(row, U(k_cell[k]) * step + o, step, value[k], k_part[k], weight[k]),
+                _slice_voxel(row, U(k_cell[k1]) * step + o, step, value[k1], k_part[k1], weight[k1]),
+                _slice_voxel(row, U(k_cell[k2]) * step + o, step, value[k2], k_part[k2], weight[k2]),
+                _slice_voxel(row, U(k_cell[k3]) * step + o, step, value[k3], k_part[k3], weight[k3]),
+            )
+            # Backwards: a channel that the last block lacks writes where the last one then overwrites it.
+            store(alike, p3 + k, y[3])
+            store(alike, p2 + k, y[2])
+            store(alike, p1 + k, y[1])
+            store(alike, p0 + k, y[0])
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def splat_planes(q, channels, voxels, grid, origin, first, last):
     """Add planes first … last of the voxels, each times its weight, to a part of the grid.
 
     Args:
         q: (A, B, channels, K), flat.
         channels: See there.
-        weight: (A, B, K), flat.
-        value: (A, B, K), flat: place along V, in cells.
-        places: For A, B and K the cell below every index, and the fraction above it.
-        sizes: Cells along A, B, K and V.
+        voxels: (weight (A, B, K), place along V in cells (A, B, K), places, cells along A, B, K and V), where the
+            places are for A, B and K the cell below every index, and the fraction above it.
         grid: Flat; begins at cell `origin` of A.
         origin: See there.
         first: Plane to begin with.
         last: One past the plane to end with.
     """
-    (a_cell, a_part), (b_cell, b_part), (k_cell, k_part) = places
-    blocks = (channels + LANES - 1) // LANES
-    depth = blocks * LANES
-    row_size = sizes[2] * sizes[3] * depth
-    plane_size = sizes[1] * row_size
-    voxels = k_cell.size
-    row = np.zeros(row_size, np.float32)
-    plane = np.zeros(plane_size, np.float32)
+    weight, value, ((a_cell, a_part), (b_cell, b_part), (k_cell, k_part)), sizes = voxels
+    row = aligned_zeros(sizes[2] * sizes[3] * ((channels + 3) // 4) * 4)
+    plane = aligned_zeros(sizes[1] * row.size)
+    rows, length = b_cell.size, k_cell.size
     for a in range(first, last):
-        for b in range(b_cell.size):
-            line = a * b_cell.size + b
-            for block in range(blocks):
-                planes = _planes_of_block(block * LANES, channels, voxels)
-                source = q[line * channels * voxels : (line + 1) * channels * voxels]
-                _splat_row(source, planes, weight[line * voxels :], value[line * voxels :], k_cell, k_part,
-                           U(sizes[3] * depth), U(depth), row[block * LANES :])  # fmt: skip
-            above = b_part[b]
-            low_row = plane[b_cell[b] * row_size : (b_cell[b] + 1) * row_size]
-            high_row = plane[(b_cell[b] + 1) * row_size : (b_cell[b] + 2) * row_size]
-            for x in range(row_size):
-                low_row[x] += (np.float32(1) - above) * row[x]
-                high_row[x] += above * row[x]
-                row[x] = 0
-        above = a_part[a]
-        cell = a_cell[a] - origin
-        low_plane = grid[cell * plane_size : (cell + 1) * plane_size]
-        high_plane = grid[(cell + 1) * plane_size : (cell + 2) * plane_size]
-        for x in range(plane_size):
-            low_plane[x] += (np.float32(1) - above) * plane[x]
-            high_plane[x] += above * plane[x]
-            plane[x] = 0
+        for b in range(rows):
+            line = a * rows + b
+            part = slice(line * length, (line + 1) * length)
+            lines = q[line * length * channels : (line + 1) * length * channels]
+            _splat_row(lines, channels, weight[part], value[part], k_cell, k_part, sizes[3], row)
+            _share(row, plane, b_cell[b], b_part[b])
+        _share(plane, grid, a_cell[a] - origin, a_part[a])
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _splat_row(q, planes, weight, value, k_cell, k_part, values, depth, row):
-    for k in range(k_cell.size):
-        v = U(k)
-        cells, weights = _corners(value[v], weight[v], k_cell[v], k_part[v], values, depth)
-        # Channels that the last block lacks splat a copy into lanes that nobody reads.
-        x = (q[planes[0] + v], q[planes[1] + v], q[planes[2] + v], q[planes[3] + v])
-        add4(row, cells[0], weights[0], x)
-        add4(row, cells[1], weights[1], x)
-        add4(row, cells[2], weights[2], x)
-        add4(row, cells[3], weights[3], x)
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-@no_type_check
-def blur_lines(source, target, pre, n, post, taps, first, last):
-    """Symmetric taps along an axis of (pre, n, post), for the values first … last of every line of n · post."""
-    length = n * post
-    for p in range(pre):
-        line = source[p * length : (p + 1) * length]
-        out = target[p * length + first : p * length + last]
-        middle = line[first:last]
-        for x in range(last - first):
-            out[x] = taps[0] * middle[x]
-        for m in range(1, taps.size):
-            shift = m * post
-            tap = taps[m]
-            begin = max(first, shift)
-            if begin < last:
-                part = out[begin - first :]
-                shifted = line[begin - shift : last - shift]
-                for x in range(last - begin):
-                    part[x] += tap * shifted[x]
-            end = min(last, length - shift)
-            if first < end:
-                shifted = line[first + shift : end + shift]
-                for x in range(end - first):
-                    out[x] += tap * shifted[x]
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-@no_type_check
-def slice_planes(grid, channels, weight, value, places, sizes, message, unary, q, first, last):
-    """Add the grid's values times the weight to the messages of planes first … last; given unary, update q.
+def slice_planes(grid, voxels, result, first, last):
+    """Read the grid, of one channel, at the voxels of planes first … last, times their weight.
 
     Args:
         grid: Flat, whole.
-        channels: As of `splat_planes`, and so `weight`, `value`, `places`, `sizes`, `first` and `last`.
-        weight: See there.
-        value: See there.
-        places: See there.
-        sizes: See there.
-        message: (A, B, channels, K), flat.
-        unary: As `update_row` takes it; empty to leave q as it is.
-        q: Becomes the probabilities.
+        voxels: As of `splat_planes`, and so `first` and `last`.
+        result: (A, B, K), flat.
         first: See there.
         last: See there.
     """
-    (a_cell, a_part), (b_cell, b_part), (k_cell, k_part) = places
-    blocks = (channels + LANES - 1) // LANES
-    depth = blocks * LANES
-    row_size = sizes[2] * sizes[3] * depth
-    plane_size = sizes[1] * row_size
-    voxels = k_cell.size
-    row = np.empty(row_size, np.float32)
-    plane = np.empty(plane_size, np.float32)
-    total, highest, power = np.empty(voxels, np.float32), np.empty(voxels, np.float32), np.empty(voxels, np.int32)
+    weight, value, ((a_cell, a_part), (b_cell, b_part), (k_cell, k_part)), sizes = voxels
+    row = aligned_zeros(sizes[2] * sizes[3] * 4)
+    plane = aligned_zeros(sizes[1] * row.size)
+    rows, length = b_cell.size, k_cell.size
     for a in range(first, last):
-        above = a_part[a]
-        low_plane = grid[a_cell[a] * plane_size : (a_cell[a] + 1) * plane_size]
-        high_plane = grid[(a_cell[a] + 1) * plane_size : (a_cell[a] + 2) * plane_size]
-        for x in range(plane_size):
-            plane[x] = low_plane[x] + above * (high_plane[x] - low_plane[x])
-        for b in range(b_cell.size):
-            above = b_part[b]
-            low_row = plane[b_cell[b] * row_size : (b_cell[b] + 1) * row_size]
-            high_row = plane[(b_cell[b] + 1) * row_size : (b_cell[b] + 2) * row_size]
-            for x in range(row_size):
-                row[x] = low_row[x] + above * (high_row[x] - low_row[x])
-            line = a * b_cell.size + b
-            target = message[line * channels * voxels : (line + 1) * channels * voxels]
-            for block in range(blocks):
-                planes = _planes_of_block(block * LANES, channels, voxels)
-                _slice_row(row[block * LANES :], planes, weight[line * voxels :], value[line * voxels :], k_cell,
-                           k_part, U(sizes[3] * depth), U(depth), target)  # fmt: skip
-            if unary.size:
-                part = slice(line * channels * voxels, (line + 1) * channels * voxels)
-                update_row(unary[part], target, channels, total, highest, power)
-                q[part] = target
+        _between(grid, a_cell[a], a_part[a], plane)
+        for b in range(rows):
+            _between(plane, b_cell[b], b_part[b], row)
+            part = slice((a * rows + b) * length, (a * rows + b + 1) * length)
+            _slice_row(row, 1, weight[part], value[part], k_cell, k_part, sizes[3], length, result[part])
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _slice_row(row, planes, weight, value, k_cell, k_part, values, depth, message):
-    for k in range(k_cell.size):
-        v = U(k)
-        cells, weights = _corners(value[v], weight[v], k_cell[v], k_part[v], values, depth)
-        y0 = message[planes[0] + v] + corners4(row, cells, weights, U(0))
-        y1 = message[planes[1] + v] + corners4(row, cells, weights, ONE)
-        y2 = message[planes[2] + v] + corners4(row, cells, weights, TWO)
-        y3 = message[planes[3] + v] + corners4(row, cells, weights, THREE)
-        # Backwards: a channel that the last block lacks writes where the last one then overwrites it.
-        message[planes[3] + v] = y3
-        message[planes[2] + v] = y2
-        message[planes[1] + v] = y1
-        message[planes[0] + v] = y0
+def refine_planes(grid, message, unary, q, channels, voxels, gaussians, target, origin, first, last):
+    """One iteration for planes first … last: the rest of both messages, the update, and the next splat.
+
+    A plane is done at once, so that what it needs stays in the cache.
+
+    Args:
+        grid: Blurred, flat, whole.
+        message: (A, B, channels, K), q smoothed along A; flat.
+        unary: As `update_row` takes it.
+        q: Becomes the probabilities.
+        channels: See there.
+        voxels: As of `splat_planes`, and so `origin`, `first` and `last`.
+        gaussians: (taps, scale) of the smoothness kernel along B and K.
+        target: The grid of the next iteration.
+        origin: See there.
+        first: See there.
+        last: See there.
+    """
+    weight, value, ((a_cell, a_part), (b_cell, b_part), (k_cell, k_part)), sizes = voxels
+    (b_taps, b_scale), (k_taps, k_scale) = gaussians
+    rows, length = b_cell.size, k_cell.size
+    row = aligned_zeros(sizes[2] * sizes[3] * ((channels + 3) // 4) * 4)
+    plane, next_row, next_plane = (
+        aligned_zeros(sizes[1] * row.size),
+        np.zeros_like(row),
+        aligned_zeros(sizes[1] * row.size),
+    )
+    stride = (length + SLACK - 1) // SLACK * SLACK
+    smooth, alike = aligned_zeros(channels * stride), aligned_zeros(channels * stride)
+    buffer, scores = aligned_zeros(stride + 2 * k_taps.size), aligned_zeros(channels * 16)
+    smoothed = aligned_zeros(rows * channels * length if rows > 1 else 0)
+    for a in range(first, last):
+        lines = message[a * rows * channels * length : (a + 1) * rows * channels * length]
+        if rows > 1:
+            across = channels * length
+            smooth_tiles(lines, smoothed, rows, across, b_taps, b_scale, 0, (across + TILE - 1) // TILE)
+            lines = smoothed
+        _between(grid, a_cell[a], a_part[a], plane)
+        for b in range(rows):
+            for c in range(channels):
+                start = (b * channels + c) * length
+                smooth_line(lines[start : start + length], 1, k_taps, k_scale, buffer, smooth[c * stride :])
+            _between(plane, b_cell[b], b_part[b], row)
+            line = a * rows + b
+            part = slice(line * length, (line + 1) * length)
+            _slice_row(row, channels, weight[part], value[part], k_cell, k_part, sizes[3], stride, alike)
+            part_q = slice(line * length * channels, (line + 1) * length * channels)
+            update_row(unary[part_q], smooth, alike, stride, channels, length, scores, q[part_q])
+            if target.size:
+                _splat_row(q[part_q], channels, weight[part], value[part], k_cell, k_part, sizes[3], next_row)
+                _share(next_row, next_plane, b_cell[b], b_part[b])
+        if target.size:
+            _share(next_plane, target, a_cell[a] - origin, a_part[a])

@@ -6,9 +6,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import TypeAlias
 
-import numba
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+# (taps, scale) of the smoothness kernel along B and along K.
+Gaussians: TypeAlias = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
+
+# Channels come in blocks of so many.
+LANES = 4
 
 
 def spans(length: int, parts: int) -> list[tuple[int, int]]:
@@ -35,18 +44,37 @@ class Team:
         for done in [self._pool.submit(work, first, last) for first, last in parts]:
             done.result()
 
+    def add_up(
+        self,
+        length: int,
+        target: Floats,
+        reach: Callable[[int, int], slice],
+        work: Callable[[Floats, int, int], object],
+    ) -> None:
+        """Call work(part, first, last), which adds to target[reach(first, last)], for spans that cover 0 … length.
+
+        Spans meet in the target, so all but the first are given a part of their own, added when all is done.
+        """
+        parts: dict[int, tuple[slice, Floats]] = {}
+
+        def span(first: int, last: int) -> None:
+            where = reach(first, last)
+            part = target[where] if first == 0 else np.zeros_like(target[where])
+            parts[first] = (where, part)
+            work(part, first, last)
+
+        self.share(length, span)
+        for first, (where, part) in sorted(parts.items()):
+            if first > 0:
+                target[where] += part
+
 
 @contextmanager
 def team() -> Iterator[Team]:
-    """A team for one image. What is compiled meanwhile may use vector registers for straight code too."""
+    """A team for one image."""
     size = torch.get_num_threads()
-    before = numba.config.SLP_VECTORIZE
-    numba.config.SLP_VECTORIZE = 1
-    try:
-        if size == 1:
-            yield Team(None, 1)
-        else:
-            with ThreadPoolExecutor(size, thread_name_prefix="crf") as pool:
-                yield Team(pool, size)
-    finally:
-        numba.config.SLP_VECTORIZE = before
+    if size == 1:
+        yield Team(None, 1)
+    else:
+        with ThreadPoolExecutor(size, thread_name_prefix="crf") as pool:
+            yield Team(pool, size)

@@ -1,6 +1,6 @@
 """Compiled: what the messages do to the probabilities. Label 0 is implied, because probabilities sum to one."""
 
-# ruff: noqa: C901, PLR0917 - a compiled loop takes plain arrays, and a call costs
+# ruff: noqa: PLR0917 - a compiled loop takes plain arrays, and a call costs
 
 from __future__ import annotations
 
@@ -9,73 +9,72 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medseg.refine.lane_kernels import FAST
+from medseg.refine.vectors import FAST, SIXTEEN, U, fill, larger, load, nearest, scaled_by_power_of_two, store
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
+_ONE, _LEAST = np.float32(1), np.float32(-87)
+# The polynomial's coefficients, those of the highest power first.
+_C0, _C1, _C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_C3, _C4, _C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+@no_type_check
+def exp_of(x):
+    """e^x for a vector x ≤ 0 to single precision (Cephes' polynomial)."""
+    x = larger(x, _LEAST)
+    n = nearest(_LOG2_E * x)
+    f = x - _LN2_HIGH * n - _LN2_LOW * n
+    y = _C0 * f + fill(_C1, SIXTEEN)
+    y = y * f + fill(_C2, SIXTEEN)
+    y = y * f + fill(_C3, SIXTEEN)
+    y = y * f + fill(_C4, SIXTEEN)
+    y = y * f + fill(_C5, SIXTEEN)
+    return scaled_by_power_of_two(y * f * f + f + fill(_ONE, SIXTEEN), n)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def exp_in_place(x, power):
-    """e^x for x ≤ 0 to single precision (Cephes' polynomial); `power` is scratch of int32, as long as x."""
-    for k in range(x.size):
-        v = max(x[k], np.float32(-87.0))
-        i = np.int32(v * _LOG2_E - np.float32(0.5))
-        power[k] = (i + np.int32(127)) << np.int32(23)
-        f = v - np.float32(i) * _LN2_HIGH - np.float32(i) * _LN2_LOW
-        y = np.float32(1.9875691500e-4)
-        y = y * f + np.float32(1.3981999507e-3)
-        y = y * f + np.float32(8.3334519073e-3)
-        y = y * f + np.float32(4.1665795894e-2)
-        y = y * f + np.float32(1.6666665459e-1)
-        y = y * f + np.float32(5.0000001201e-1)
-        x[k] = y * f * f + f + np.float32(1.0)
-    scale = power.view(np.float32)
-    for k in range(x.size):
-        x[k] *= scale[k]
+def exp_in_place(x, size):
+    """e^x for the first `size` numbers, each ≤ 0, in whole vectors."""
+    for k in range(U(0), U(size), U(16)):
+        store(x, k, exp_of(load(x, k, SIXTEEN)))
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def update_row(unary, scores, channels, total, highest, power):
+def update_row(unary, smooth, alike, stride, channels, voxels, scores, q):
     """Probabilities of a row of voxels from its messages: softmax over label 0 and the channels.
 
     Args:
-        unary: (channels, row) log p_l - log p_0, less the weighted mass of the kernels; flat.
-        scores: (channels, row) the messages Σ w·n·K(n·q), which the probabilities replace; flat.
+        unary: (channels, voxels) log p_l - log p_0, less the weighted mass of the kernels; flat.
+        smooth: (channels, stride) the messages Σ w·n·K(n·q) of one kernel; flat.
+        alike: (channels, stride) those of the other.
+        stride: See there.
         channels: Labels besides label 0.
-        total: Scratch (row,).
-        highest: Scratch (row,).
-        power: Scratch (row,) of int32.
+        voxels: At least 16.
+        scores: Scratch (channels · 16,).
+        q: (channels, voxels), becomes the probabilities; flat.
     """
-    row = total.size
-    total[:] = 0
-    highest[:] = 0  # label 0's score: the others count from there
-    for c in range(channels):
-        s = scores[c * row : (c + 1) * row]
-        for v in range(row):
-            total[v] += s[v]
-    for c in range(channels):
-        s, u = scores[c * row : (c + 1) * row], unary[c * row : (c + 1) * row]
-        for v in range(row):
-            z = u[v] + s[v] + total[v]
-            s[v] = z
-            highest[v] = z if z > highest[v] else highest[v]
-    for v in range(row):
-        total[v] = -highest[v]
-    exp_in_place(total, power)
-    for c in range(channels):
-        s = scores[c * row : (c + 1) * row]
-        for v in range(row):
-            s[v] -= highest[v]
-        exp_in_place(s, power)
-        for v in range(row):
-            total[v] += s[v]
-    for v in range(row):
-        total[v] = np.float32(1) / total[v]
-    for c in range(channels):
-        s = scores[c * row : (c + 1) * row]
-        for v in range(row):
-            s[v] *= total[v]
+    row, stride, channels = U(voxels), U(stride), U(channels)
+    for start in range(U(0), row, U(16)):
+        k = min(start, row - U(16))  # the last vector does some voxels again
+        total = highest = fill(np.float32(0), SIXTEEN)  # label 0's score: the others count from there
+        for c in range(channels):
+            message = load(smooth, c * stride + k, SIXTEEN) + load(alike, c * stride + k, SIXTEEN)
+            store(scores, c * U(16), message)
+            total = total + message
+        for c in range(channels):
+            z = load(unary, c * row + k, SIXTEEN) + load(scores, c * U(16), SIXTEEN) + total
+            store(scores, c * U(16), z)
+            highest = larger(highest, z)
+        total = exp_of(np.float32(-1) * highest)
+        for c in range(channels):
+            z = exp_of(load(scores, c * U(16), SIXTEEN) - highest)
+            store(scores, c * U(16), z)
+            total = total + z
+        inverse = fill(_ONE, SIXTEEN) / total
+        for c in range(channels):
+            store(q, c * row + k, load(scores, c * U(16), SIXTEEN) * inverse)

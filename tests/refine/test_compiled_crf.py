@@ -11,6 +11,7 @@ from medseg.refine import crf, dense_crf
 from medseg.refine.appearance import LatticePlan, plan_appearance
 from medseg.refine.compiled_lattice import CompiledLattice
 from medseg.refine.lattice import ACCURATE, USUAL, Lattice
+from medseg.refine.layout_kernels import log_in_place
 from medseg.refine.threads import spans, team
 from medseg.refine.update_kernels import exp_in_place
 from tests.refine.exact import noisy_scene
@@ -41,6 +42,9 @@ def threads() -> Iterator[None]:
         ((30, 36), 6, 3),
         ((12, 14, 10), 2, 1),
         ((12, 14, 10), 7, 1),
+        ((12, 24, 10), 7, 1),
+        ((12, 10, 17), 5, 1),
+        ((18, 10, 3), 3, 3),
         ((1, 30, 20), 3, 1),
         ((30, 1, 20), 3, 2),
         ((7, 6, 5), 3, 4),
@@ -91,13 +95,23 @@ def test_inputs_are_left_as_they_are() -> None:
 
 
 def test_exponential_is_exact_to_single_precision() -> None:
-    x = -np.linspace(0, 87, 10_001, dtype=np.float32)
+    x = -np.linspace(0, 87, 10_000, dtype=np.float32)
     expected = np.exp(x.astype(np.float64))
-    exp_in_place(x, np.empty(x.size, np.int32))
+    exp_in_place(x, x.size)
     np.testing.assert_allclose(x, expected, rtol=3e-7)
-    far = np.float32([-1000.0, -1e30])
-    exp_in_place(far, np.empty(2, np.int32))
+    far = np.full(16, -1e30, np.float32)
+    exp_in_place(far, 16)
     assert (far < 1e-37).all()
+
+
+def test_logarithm_is_exact_to_single_precision() -> None:
+    x = np.geomspace(1.2e-38, 1, 10_000, dtype=np.float32)
+    expected = np.log(x.astype(np.float64))
+    log_in_place(x, x.size)
+    np.testing.assert_allclose(x, expected, rtol=3e-7, atol=1e-7)
+    zero = np.zeros(16, np.float32)
+    log_in_place(zero, 16)
+    assert (zero < -87).all()
 
 
 @pytest.mark.parametrize(("length", "parts"), [(10, 3), (2, 5), (1, 1), (7, 7)])
