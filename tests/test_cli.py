@@ -389,6 +389,8 @@ def test_crf_is_measured_before_and_after_by_evaluate(tmp_path, model):
     for folder, options in (("plain", ()), ("crf", ("--crf", "--largest-component", "--min-volume", "1"))):
         assert medseg_command("predict", scan, "-o", tmp_path / folder, "--model", model, *options).exit_code == 0
     refined = tmp_path / "crf" / "scan_seg.nii.gz"
-    result = medseg_command("evaluate", truth, truth, "--versus", refined, "--metrics", "dice,surface_dice")
-    assert result.exit_code == 0
-    assert "surface" in result.stdout
+    result = medseg_command("evaluate", truth, truth, "--versus", refined, "-o", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "report" / "summary.json").read_text())["paired_comparison"]
+    assert {"dice", "surface_dice"} <= {row["metric"] for row in rows}
+    assert all(row["mean_second"] <= row["mean_first"] == 1 for row in rows if row["metric"] == "dice")
