@@ -172,9 +172,10 @@ def test_crf_refines_the_scores_and_its_preset_is_recorded(tmp_path, model):
     speckled = np.maximum(phantom(), 99)  # by a hair background
     speckled[13, 4, 4] = 101  # by a hair labelled, all alone
     scan = save_scan(tmp_path / "scan.nii.gz", speckled)
-    plain, refined = run(scan, tmp_path / "plain", model), run(scan, tmp_path / "refined", model, crf="auto")
+    plain, refined = run(scan, tmp_path / "plain", model), run(scan, tmp_path / "refined", model, crf="common")
     assert plain.record.settings["crf"] is None
-    assert refined.record.settings["crf"] == "mr"
+    assert refined.record.settings["crf"] == "common"
+    assert run(scan, tmp_path / "auto", model, crf="auto").record.settings["crf"] == "mr"
     assert refined.record.key != plain.record.key
     before, after = (read_segmentation(tmp_path / name / "scan_seg.nii.gz").array for name in ("plain", "refined"))
     np.testing.assert_array_equal(np.argwhere(before != after), [[13, 4, 4]])
