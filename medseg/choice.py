@@ -10,10 +10,11 @@ import numpy as np
 
 from medseg.bundle import ModelInfo, find_model, read_info, shipped_models
 from medseg.config import PredictConfig, Windows
-from medseg.errors import ModelError
+from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Geometry
 from medseg.inputs import Input, read_input
 from medseg.labels import LabelSet
+from medseg.settings import ComponentSettings
 
 FAST_OVERLAP = 0.25
 
@@ -62,6 +63,18 @@ class Choice:
             return self.settings.crf
         return "ct" if self.info.accepts.modalities == ("CT",) else "mr"
 
+    @property
+    def components(self) -> ComponentSettings:
+        """What is cleaned up, its labels as the model's channels.
+
+        Raises:
+            ConfigError: If a label is named that the model does not have.
+        """
+        asked, indices = self.settings.components, self.info.labels.indices
+        if unknown := [label for label in asked.labels if label not in indices]:
+            raise ConfigError(f"components.labels: {unknown[0]} is none of the model's; there are {list(indices)}.")
+        return asked.model_copy(update={"labels": tuple(1 + indices.index(label) for label in asked.labels)})
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights, as plain JSON values."""
         return {
@@ -70,6 +83,7 @@ class Choice:
             "windows": self.windows.model_dump(mode="json"),
             "labels": {str(index): name for index, name in self.labels.names.items()},
             "crf": self.crf,
+            "components": self.settings.components.model_dump(mode="json"),
             **self.settings.model_dump(mode="json", include={"fast", "output_type", "statistics", "preview", "report"}),
         }
 

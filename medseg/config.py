@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from medseg.convention import InputConvention
 from medseg.errors import ConfigError
 from medseg.labels import LabelSet
+from medseg.settings import ComponentSettings, Settings
 
 SpacingEntry = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Axis = Literal[0, 1, 2]
-
-
-class Settings(BaseModel):
-    """Base: immutable, and a misspelt key is an error rather than ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NormaliseIntensity(Settings):
@@ -129,7 +124,7 @@ class NetworkSettings(Settings):
     architecture: str
     spatial_dims: Literal[2, 3] = 3
     in_channels: int = Field(1, ge=1)
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     checkpoint: Path | None = None  # public weights to start from, beside the configuration; see `load_checkpoint`
 
 
@@ -262,6 +257,7 @@ class PredictConfig(Settings):
     fast: bool = False
     roi_subset: tuple[str, ...] = ()
     crf: str | None = None  # a preset of medseg.refine, or "auto" for the one of the model's modality
+    components: ComponentSettings = ComponentSettings()
     output_type: Literal["nifti", "dicom-seg", "dicom-seg-binary", "dicom-rtstruct"] = "nifti"
     statistics: bool = True
     preview: bool = True

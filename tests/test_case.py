@@ -10,7 +10,8 @@ from PIL import Image
 
 import medseg
 import medseg.case
-from medseg.case import Predictor, plan_cases, run_cases
+from medseg.case import Predictor, run_cases
+from medseg.cases import plan_cases
 from medseg.choice import fitting
 from medseg.config import PredictConfig
 from medseg.errors import ConfigError, InputError, ModelError, ResourceError
@@ -171,9 +172,10 @@ def test_crf_refines_the_scores_and_its_preset_is_recorded(tmp_path, model):
     speckled = np.maximum(phantom(), 99)  # by a hair background
     speckled[13, 4, 4] = 101  # by a hair labelled, all alone
     scan = save_scan(tmp_path / "scan.nii.gz", speckled)
-    plain, refined = run(scan, tmp_path / "plain", model), run(scan, tmp_path / "refined", model, crf="auto")
+    plain, refined = run(scan, tmp_path / "plain", model), run(scan, tmp_path / "refined", model, crf="common")
     assert plain.record.settings["crf"] is None
-    assert refined.record.settings["crf"] == "mr"
+    assert refined.record.settings["crf"] == "common"
+    assert run(scan, tmp_path / "auto", model, crf="auto").record.settings["crf"] == "mr"
     assert refined.record.key != plain.record.key
     before, after = (read_segmentation(tmp_path / name / "scan_seg.nii.gz").array for name in ("plain", "refined"))
     np.testing.assert_array_equal(np.argwhere(before != after), [[13, 4, 4]])
@@ -371,3 +373,20 @@ def test_ending_of_another_output_type_is_refused(tmp_path, name, output_type):
     inputs = find_inputs([str(save_scan(tmp_path / "scan.nii.gz"))])
     with pytest.raises(ConfigError, match="give another ending"):
         plan_cases(inputs, tmp_path / name, output_type)
+
+
+def test_clean_up_removes_small_components_and_is_recorded(tmp_path, model):
+    speckled = np.array(phantom())
+    speckled[13, 4, 4] = 150
+    scan = save_scan(tmp_path / "scan.nii.gz", speckled)
+    plain = run(scan, tmp_path / "plain", model)
+    clean = run(scan, tmp_path / "clean", model, components={"min_volume_mm3": 3, "labels": [1]})
+    assert clean.record.key != plain.record.key
+    before, after = (read_segmentation(tmp_path / name / "scan_seg.nii.gz").array for name in ("plain", "clean"))
+    np.testing.assert_array_equal(np.argwhere(before != after), [[13, 4, 4]])
+    assert after[13, 4, 4] == 0
+
+
+def test_clean_up_of_a_label_that_the_model_lacks_is_refused_before_any_scan_is_read(model):
+    with pytest.raises(ConfigError, match=r"components.labels: 7 is none"):
+        Predictor(PredictConfig(model=str(model), components={"labels": (7,)}), device="cpu")

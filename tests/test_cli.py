@@ -15,6 +15,8 @@ import medseg
 from medseg.case import Predictor
 from medseg.cli import main
 from medseg.config import PredictConfig, load_config
+from medseg.options import prediction_settings
+from medseg.settings import ComponentSettings
 from tests.tiny import files_below, labels_in, phantom, save_scan, save_tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -372,3 +374,23 @@ def test_case_of_a_killed_process_is_done_by_the_next_one(tmp_path, model):
     command = ("predict", tmp_path / "scan.nii.gz", "-o", tmp_path / "out", "--model", model, "--overlap", "0")
     assert medseg_command(*command, "--continue-prediction").exit_code == 0
     assert files_below(tmp_path / "out") == ["preview.png", "run.json", "scan_seg.nii.gz", "statistics.json"]
+
+
+def test_clean_up_options_win_over_the_configuration(tmp_path):
+    config = tmp_path / "predict.yaml"
+    config.write_text("components: {min_volume_mm3: 20, labels: [2]}\n")
+    settings = prediction_settings(config, {"largest_component": True, "fill_holes": None, "min_volume": 5.0})
+    assert settings.components == ComponentSettings(min_volume_mm3=5, keep_largest=True, labels=(2,))
+    assert not prediction_settings(None, {"min_volume": None}).components.anything
+
+
+def test_crf_is_measured_before_and_after_by_evaluate(tmp_path, model):
+    scan, truth = save_scan(tmp_path / "scan.nii.gz"), tmp_path / "plain" / "scan_seg.nii.gz"
+    for folder, options in (("plain", ()), ("crf", ("--crf", "--largest-component", "--min-volume", "1"))):
+        assert medseg_command("predict", scan, "-o", tmp_path / folder, "--model", model, *options).exit_code == 0
+    refined = tmp_path / "crf" / "scan_seg.nii.gz"
+    result = medseg_command("evaluate", truth, truth, "--versus", refined, "-o", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "report" / "summary.json").read_text())["paired_comparison"]
+    assert {"dice", "surface_dice"} <= {row["metric"] for row in rows}
+    assert all(row["mean_second"] <= row["mean_first"] == 1 for row in rows if row["metric"] == "dice")

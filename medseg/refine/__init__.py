@@ -1,6 +1,5 @@
 """Refiners: slabs of scores in, better slabs of scores out."""
 
-from medseg.refine.components import ComponentSettings as ComponentSettings
 from medseg.refine.components import clean_components as clean_components
 from medseg.refine.components import component_refiner as component_refiner
 from medseg.refine.crf import MeanField as MeanField
@@ -10,3 +9,4 @@ from medseg.refine.presets import CrfSettings as CrfSettings
 from medseg.refine.pruning import Pruning as Pruning
 from medseg.refine.streaming import Refiner as Refiner
 from medseg.refine.streaming import crf_refiner as crf_refiner
+from medseg.settings import ComponentSettings as ComponentSettings

@@ -12,32 +12,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from medseg.config import Settings
 from medseg.geometry import Geometry
 from medseg.refine.streaming import Refiner
+from medseg.settings import ComponentSettings
 from medseg.volume import Segmentation, Slab, Volume
 
 Integers: TypeAlias = NDArray[np.int32]
 
 _PLANES_PER_SLAB = 8
-
-
-class ComponentSettings(Settings):
-    """What is cleaned up, of every label but background, in this order.
-
-    Attributes:
-        min_volume_mm3: Components that are smaller become background.
-        keep_largest: All but the largest component of a label become background.
-        fill_holes: Background that is enclosed by one label, and does not reach the border, becomes that label.
-        labels: Labels that are cleaned up; none means all.
-    """
-
-    min_volume_mm3: float = Field(0.0, ge=0, allow_inf_nan=False)
-    keep_largest: bool = False
-    fill_holes: bool = False
-    labels: tuple[int, ...] = ()
 
 
 def component_refiner(settings: ComponentSettings) -> Refiner:
