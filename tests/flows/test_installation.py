@@ -39,7 +39,7 @@ def installation(tmp_path_factory, migrated, commands):
     """All that the README has been told to set up, by its own words."""
     folder = tmp_path_factory.mktemp("prefect")
     starts = folder / "starts"
-    with Installation(folder, MEDSEG_TEST_STARTS=str(starts), MEDSEG_TEST_SECONDS="1") as one:
+    with Installation(folder, MEDSEG_TEST_STARTS=str(starts)) as one:
         starts.touch()
         shutil.copy(migrated, one.home / "prefect.db")
         one.scans.mkdir()
@@ -86,20 +86,22 @@ def test_bad_parameters_are_refused_when_a_run_is_submitted(installation, wrong)
     assert "alidation" in refusal.value.read().decode()
 
 
-def test_batch_goes_on_after_flow_worker_and_server_were_killed_at_once(installation, tmp_path):
+def test_second_start_is_cancelled_and_a_batch_goes_on_after_flow_worker_and_server_were_killed(installation, tmp_path):
     settings = PredictConfig(model=str(tmp_path / "tiny"), device="cpu", preview=False)
     save_tiny_model(tmp_path / "tiny")
     for number in range(STUDIES):
         save_scan(tmp_path / "in" / f"{number}.nii.gz", phantom() + number)
     request = {"root": str(tmp_path / "in"), "output": str(tmp_path / "out"), "settings": settings.model_dump()}
-    installation.do("prefect --no-prompt deploy tests/flows/counted.py:reprocess_studies -n counted -p medseg-cpu")
+    installation.do("prefect --no-prompt deploy --all --prefect-file tests/flows/counted.yaml")
     starts = Path(installation.env["MEDSEG_TEST_STARTS"])
-    killed = installation.run("reprocess-studies/counted", **request)
-    installation.wait(lambda: len(starts.read_text().splitlines()) >= 2, RUN_S, installation.log("worker"))
+    starts.with_suffix(".hold").write_text("3")
+    killed = installation.run("reprocess-studies/limited", **request)
+    installation.wait(lambda: len(starts.read_text().splitlines()) == 3, RUN_S, installation.log("worker"))
+    assert installation.ended(installation.run("reprocess-studies/limited", **request), RUN_S) == "CANCELLED"
     for name in ("server", "worker"):
         installation.kill(name)
     assert installation.kill_flows() == 1
-    assert len(starts.read_text().splitlines()) < STUDIES
+    starts.with_suffix(".hold").unlink()
     installation.start_server()
     installation.start_worker()
     assert installation.state(killed) == "RUNNING"
@@ -109,7 +111,7 @@ def test_batch_goes_on_after_flow_worker_and_server_were_killed_at_once(installa
     assert {verdict.action for verdict in Triage(settings, verify=True).judge(cases)} == {Action.SKIP}
     done = [line.split()[1] for line in starts.read_text().splitlines()]
     assert len(set(done)) == STUDIES
-    assert len(done) <= STUDIES + 1  # the one that was in hand
+    assert len(done) == STUDIES + 1  # the one that was in hand
     assert not [name for name in files_below(tmp_path / "out") if ".part" in name or name.endswith(".lock")]
 
 
