@@ -33,40 +33,47 @@ def measured(one: Installation, runs: list[str]) -> float:
     return time.monotonic() - began
 
 
-def rows(one: Installation, studies: int, workers: list[int]) -> list[str]:
-    """The table's rows."""
+def start_workers(one: Installation, count: int) -> None:
+    """Start workers that do one run at a time, and wait until they look for work."""
+    names = [f"worker{number + 1}" for number in range(count)]
+    for name in names:
+        (one.folder / f"{name}.log").unlink(missing_ok=True)
+        one.start(name, "prefect worker start --pool medseg-cpu --limit 1")
+    one.wait(lambda: all("started!" in one.log(name) for name in names), RUN_S, one.log(names[-1]))
+
+
+def measure(one: Installation, studies: int, workers: list[int]) -> None:
+    """Print the table's rows."""
     save_tiny_model(one.folder / "tiny")
     settings = PredictConfig(model=str(one.folder / "tiny"), device="cpu", preview=False).model_dump()
     for number in range(studies):
         save_scan(one.scans / f"{number:03d}.nii.gz", phantom() + number)
-    table = []
     for count in workers:
         output = one.folder / f"out{count}"
+        start_workers(one, count)
         runs = [
             one.run("segment-study/local", study=str(scan), output=str(output), settings=settings)
             for scan in sorted(one.scans.iterdir())
         ]
-        for number in range(count):
-            one.start(f"worker{number + 1}", "prefect worker start --pool medseg-cpu --limit 1")
         seconds = measured(one, runs)
         for number in range(count):
             one.kill(f"worker{number + 1}")
         assert len(list(output.rglob(RECORD))) == studies
-        table.append(row(f"{count} workers, a run for each study", studies, seconds))
+        show(f"{count} workers, a run for each study", studies, seconds)
     output = one.folder / "chunk"
+    start_workers(one, 1)
     run = one.run("reprocess-studies/nightly", root=str(one.scans), output=str(output), settings=settings)
-    one.start("worker1", "prefect worker start --pool medseg-cpu --limit 1")
-    table.append(row("1 worker, one run for all", studies, measured(one, [run])))
+    show("1 worker, one run for all", studies, measured(one, [run]))
     records = [read_record(path.parent) for path in sorted(output.rglob(RECORD))]
     loads = [stage.seconds for record in records if record for stage in record.stages if stage.name == "load"]
     first, rest = max(loads), sorted(loads)[: len(loads) - 1]
     print(f"loading the model: {first:.3f} s for the first study of a process, then {max(rest):.3f} s at most")
-    return table
 
 
-def row(what: str, studies: int, seconds: float) -> str:
-    """One row."""
-    return f"| {what} | {studies} | {seconds:.1f} | {60 * studies / seconds:.1f} | {seconds / studies:.1f} |"
+def show(what: str, studies: int, seconds: float) -> None:
+    """Print a row."""
+    cells = (what, studies, f"{seconds:.1f}", f"{60 * studies / seconds:.1f}", f"{seconds / studies:.1f}")
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def main() -> None:
@@ -84,11 +91,10 @@ def main() -> None:
             one.do("prefect work-pool create medseg-cpu --type process")
             one.do("prefect work-pool create medseg-gpu --type process")
             one.do("prefect --no-prompt deploy --all --prefect-file flows/prefect.yaml")
-            table = rows(one, wanted.n, wanted.workers)
-    print(f"{os.cpu_count()} processor cores")
-    print("| | studies | seconds | studies a minute | seconds a study |")
-    print("|---|---|---|---|---|")
-    print("\n".join(table))
+            print(f"{os.cpu_count()} processor cores\n")
+            print("| | studies | seconds | studies a minute | seconds a study |")
+            print("|---|---|---|---|---|", flush=True)
+            measure(one, wanted.n, wanted.workers)
 
 
 if __name__ == "__main__":

@@ -78,10 +78,8 @@ def test_readme_commands_segment_a_study_once_for_all_who_ask(installation, comm
     ],
 )
 def test_bad_parameters_are_refused_when_a_run_is_submitted(installation, wrong):
-    deployment = installation.api("GET", "/deployments/name/segment-study/local")
-    parameters = {"request": {"study": "x", "output": "y"} | wrong}
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        installation.api("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+        installation.run("segment-study/local", **{"study": "x", "output": "y"} | wrong)
     assert refusal.value.code in (409, 422)
     assert "alidation" in refusal.value.read().decode()
 
