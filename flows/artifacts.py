@@ -5,14 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from PIL import Image
 from prefect import task
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 import medseg
 from flows.exchange import PLAIN
@@ -49,6 +56,13 @@ def report(done: list[Done], passed_over: list[str], reference: Path | None) -> 
         if (one.folder / PREVIEW).is_file():
             picture = thumbnail(one.folder / PREVIEW)
             create_image_artifact(picture, key="preview", description=f"Scan {one.number}: three slices with contours")
+
+
+def progress_bar(description: str) -> Callable[[int, int], None]:
+    """Show a bar; gives what moves it, called with (done, in all)."""
+    # Within a flow that is no coroutine Prefect answers at once, which its types do not say.
+    bar = cast("UUID", create_progress_artifact(0.0, key="progress", description=description))
+    return lambda done, total: cast("None", update_progress_artifact(bar, 100.0 * done / total))
 
 
 def thumbnail(picture: Path) -> str:

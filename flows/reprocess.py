@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_table_artifact
 
+from flows.artifacts import progress_bar
 from flows.exchange import PLAIN, fetch_new, push_masks
 from flows.forms import ArchiveRequest, Processing
 from medseg.batch import run_batch
@@ -47,14 +48,14 @@ def segment_chunk(chunk: Path, processing: Processing) -> int:
         processing: How.
     """
     cases: list[Case] = pickle.loads(chunk.read_bytes())
-    progress = create_progress_artifact(0.0, key="progress", description="Studies done")
+    progress = progress_bar("Studies done")
     failed = []
     results = run_batch(cases, processing.settings, progress=lambda case: _silent, **processing.how)
     for number, result in enumerate(results, start=1):
         get_run_logger().info("%d of %d: %s.", number, len(cases), "failed" if result.error else result.status)
         if result.error is not None:
             failed.append({"study": str(result.case.mask), "reason": str(result.error)})
-        update_progress_artifact(progress, 100.0 * number / len(cases))
+        progress(number, len(cases))
     if failed:
         create_table_artifact(key="failed", table=failed, description="Studies without a result")
     return len(failed)

@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows.artifacts import Done, report
+from flows.artifacts import Done, progress_bar, report
 from flows.exchange import PATIENT, PLAIN, fetch_study, push_masks
 from flows.forms import Processing, StudyRequest
 from medseg.batch import Runner
@@ -111,7 +110,7 @@ def segment_study(request: StudyRequest) -> list[Path]:
     """
     fetched = fetch_study(request.pacs, request.study, request.output / "images") if request.pacs else []
     cases, passed_over = choose_scans(request, fetched)
-    progress = create_progress_artifact(0.0, key="progress", description="Scans done")
+    progress = progress_bar("Scans done")
     done: list[Done] = []
     failed: list[str] = []
     for number, case in enumerate(cases, start=1):
@@ -121,7 +120,7 @@ def segment_study(request: StudyRequest) -> list[Path]:
             done.append(outcome)
         else:
             failed.append(f"scan {number}: {outcome}")
-        update_progress_artifact(progress, 100.0 * number / len(cases))
+        progress(number, len(cases))
     if done:
         report(done, passed_over, request.reference)
         if request.pacs and request.pacs.push:

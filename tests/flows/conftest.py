@@ -14,7 +14,7 @@ def migrated(tmp_path_factory) -> Path:
 
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-    with harness.prefect_test_harness(server_startup_timeout=120):
+    with harness.prefect_test_harness(server_startup_timeout=300):
         url = get_current_settings().server.database.connection_url.get_secret_value()
         copy = tmp_path_factory.mktemp("database") / "prefect.db"
         # A server that starts from a copy need not make all the tables again, which takes longer than all else.

@@ -19,7 +19,7 @@ from typing import Any
 from tests.pacs.orthanc import free_port
 
 ROOT = Path(__file__).parents[2]
-START_S = 180
+START_S = 300
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -86,7 +86,7 @@ class Installation:
         """Start a worker of the pool for the processor."""
         self.start(name, f"prefect worker start --pool medseg-cpu --name {name}")
 
-    def do(self, command: str, seconds: float = 120) -> str:
+    def do(self, command: str, seconds: float = 300) -> str:
         """What a command says.
 
         Raises:
