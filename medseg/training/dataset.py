@@ -143,12 +143,15 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) in an order that is a pure function of (seed, epoch)."""
+    """Keys (epoch, index) in an order that is a pure function of (seed, epoch).
 
-    def __init__(self, length: int, seed: int) -> None:
+    The first epoch is told here: loading workers of a resumed run draw their first keys before the trainer says it.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
         self._length = length
         self._seed = seed
-        self._epoch = 0
+        self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next; the trainer calls this."""

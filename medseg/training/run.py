@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from medseg.atomic import write_text
 from medseg.bundle import CARD
@@ -24,9 +24,10 @@ from medseg.pipeline import segment
 from medseg.training import checkpoints, hardware
 from medseg.training.card import Facts, licence_notice, render
 from medseg.training.card import metrics as card_metrics
-from medseg.training.cases import Case, find_cases, read_image, read_reference, split
-from medseg.training.dataset import EpochSampler, PatchDataset, PreparedCase, load_cases
+from medseg.training.cases import find_cases, split
+from medseg.training.dataset import EpochSampler, PreparedCase
 from medseg.training.fitting import Fitted, fit
+from medseg.training.material import Material, gather
 from medseg.training.module import SegmentationModule, dice_per_label
 from medseg.training.progress import EpochLog, counter, training_seconds
 from medseg.training.start import starting_point
@@ -75,17 +76,15 @@ def train(
     config, network = starting_point(config, weights, show=progress)
     _begin(config, root, weights, output, resume=resume)
     train_cases, validation_cases = split(find_cases(root, config.data.columns), config.data)
-    with counter("reading cases", show=progress) as count:
-        prepared = load_cases([*train_cases, *validation_cases], config, count)
-    trained, validated = prepared[: len(train_cases)], prepared[len(train_cases) :]
+    material = gather(train_cases, validation_cases, config, progress=progress)
     last = output / "checkpoints" / "last.ckpt"
     module = SegmentationModule(config, network)
     is_fitted = isinstance(network, Fitted)
     if is_fitted:
         computed_on, precision = torch.device("cpu"), "32-true"
-        fit(module, _patches(trained, config), last, output / "log.csv")
+        fit(module, _patches(material.patches, config), last, output / "log.csv")
     else:
-        trainer = _optimise(module, trained, validated, last, output, device=device, progress=progress)
+        trainer = _optimise(module, material, last, output, device=device, progress=progress)
         computed_on, precision = trainer.strategy.root_device, str(trainer.precision)
     facts = Facts(
         train_cases=[case.name for case in train_cases],
@@ -95,13 +94,12 @@ def train(
         precision=precision,
         is_fitted=is_fitted,
     )
-    return _ship(config, facts, checkpoints.network_weights(last), validation_cases, output, progress=progress)
+    return _ship(material, facts, checkpoints.network_weights(last), output, progress=progress)
 
 
 def _optimise(
     module: SegmentationModule,
-    trained: Sequence[PreparedCase],
-    validated: Sequence[PreparedCase],
+    material: Material,
     last: Path,
     output: Path,
     *,
@@ -124,8 +122,8 @@ def _optimise(
         )
         trainer.fit(
             module,
-            _patches(trained, config),
-            DataLoader(validated, batch_size=None, collate_fn=_unchanged),  # type: ignore[arg-type]
+            _patches(material.patches, config, checkpoints.epochs_done(last)),
+            DataLoader(material.validated, batch_size=None, collate_fn=_unchanged),  # type: ignore[arg-type]
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
@@ -186,16 +184,18 @@ def _trainer_settings(config: TrainConfig, output: Path) -> dict[str, Any]:
     }
 
 
-def _patches(cases: Sequence[PreparedCase], config: TrainConfig) -> DataLoader[dict[str, torch.Tensor]]:
+def _patches(
+    dataset: Dataset[dict[str, torch.Tensor]], config: TrainConfig, epoch: int = 0
+) -> DataLoader[dict[str, torch.Tensor]]:
     training = config.training
-    dataset = PatchDataset(cases, config)
+    length = len(cast("Sized", dataset))
     return DataLoader(
         dataset,
         batch_size=training.batch_size,
-        sampler=EpochSampler(len(dataset), training.seed),
+        sampler=EpochSampler(length, training.seed, epoch),
         num_workers=training.workers,
         persistent_workers=training.workers > 0,
-        drop_last=len(dataset) >= training.batch_size,
+        drop_last=length >= training.batch_size,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -205,15 +205,15 @@ def _unchanged(case: PreparedCase) -> PreparedCase:
 
 
 def _ship(
-    config: TrainConfig,
+    material: Material,
     facts: Facts,
     weights: dict[str, torch.Tensor],
-    cases: Sequence[Case],
     output: Path,
     *,
     progress: bool,
 ) -> Path:
     """Validate the final weights as a user would meet them, from a saved model, and save it with its card."""
+    config = material.config
     network = build_network(config)
     network.load_state_dict(weights)
     with tempfile.TemporaryDirectory(dir=output) as scratch:
@@ -221,11 +221,9 @@ def _ship(
         model = load_model(Path(scratch) / "model")
     dice = {}
     with counter("validating", show=progress) as count:
-        for case in cases:
-            volume = read_image(case)
-            reference = read_reference(case, config.labels, volume.geometry, config.data.values)
-            dice[case.name] = dice_per_label(reference, segment(volume, model), config.labels)
-            count(len(dice), len(cases))
+        for name, volume, reference in material.scans():
+            dice[name] = dice_per_label(reference, segment(volume, model), config.labels)
+            count(len(dice), len(material.validated))
     folder = output / "model"
     save_model(
         folder,
