@@ -16,6 +16,7 @@ from medseg.config import TrainConfig
 from medseg.errors import ConfigError
 from medseg.inference.windows import cut
 from medseg.labels import BACKGROUND
+from medseg.likeness import Outline
 from medseg.prepare import prepare, prepare_labels
 from medseg.training import augmentation
 from medseg.training.cases import Case, read_image, read_reference
@@ -33,6 +34,7 @@ class PreparedCase:
         name: Of the case.
         image: Prepared scan (C, I, J, K).
         reference: Its labels on the same grid.
+        outline: Of the scan as it was read; None of a scan that was made.
         centres: For each label that occurs, voxels (n, 3) of it to centre patches on.
     """
 
@@ -40,6 +42,7 @@ class PreparedCase:
     image: Volume
     reference: Segmentation
     centres: tuple[NDArray[np.int64], ...]
+    outline: Outline | None = None
 
 
 def load_cases(
@@ -80,7 +83,7 @@ def _load(case: Case, config: TrainConfig) -> PreparedCase:
         )
     image = prepare(volume, config.preparation)
     labels = prepare_labels(reference, image.geometry)
-    return PreparedCase(case.name, image, labels, tuple(_centres(labels)))
+    return PreparedCase(case.name, image, labels, tuple(_centres(labels)), Outline.of(volume))
 
 
 def _centres(labels: Segmentation) -> Iterator[NDArray[np.int64]]:

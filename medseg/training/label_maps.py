@@ -18,6 +18,7 @@ from medseg.errors import ConfigError, InputError
 from medseg.formats import read_segmentation
 from medseg.geometry import Geometry
 from medseg.labels import BACKGROUND
+from medseg.likeness import Outline, Seen
 from medseg.prepare import prepare
 from medseg.training.augmentation import IMAGE, LABEL
 from medseg.training.cases import Case
@@ -130,6 +131,20 @@ def patch_spacing(config: TrainConfig) -> tuple[float, float, float]:
     if i is None or j is None or k is None:
         raise ConfigError("training.synthesis needs preparation.spacing_mm along every axis.")
     return i, j, k
+
+
+def seen_in(maps: Sequence[LabelMap], config: TrainConfig) -> Seen:
+    """What the scans made of some maps are like: of the maps' extent, from the maps' own voxels to the thickest."""
+    settings = config.training.synthesis
+    assert settings is not None
+    outlines = []
+    for one in maps:
+        shortest, middle, longest = sorted(one.geometry.extent_mm)
+        finest, second, coarsest = sorted(one.geometry.spacing_mm)
+        thick = max(coarsest, settings.slice_mm)
+        both = ((finest, second, coarsest), (finest, second, thick))
+        outlines += [Outline((shortest, middle, longest), spacings, (0.0, 1.0)) for spacings in both]
+    return Seen.over(outlines, with_intensities=False)
 
 
 def scan_of(chosen: LabelMap, config: TrainConfig, contrast: int) -> tuple[Volume, Segmentation]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset
 
-from medseg.config import TrainConfig
+from medseg.config import ScaleIntensityRange, TrainConfig
 from medseg.errors import ConfigError
+from medseg.likeness import Seen
 from medseg.prepare import prepare, prepare_labels
 from medseg.training.cases import Case, read_image, read_reference
 from medseg.training.dataset import PatchDataset, PreparedCase, load_cases
-from medseg.training.label_maps import LabelMap, SynthesisDataset, read_map, scan_of
+from medseg.training.label_maps import LabelMap, SynthesisDataset, read_map, scan_of, seen_in
 from medseg.training.progress import counter
 from medseg.volume import Segmentation, Volume
 
@@ -27,6 +28,7 @@ class Material:
         validated: Prepared scans that took no part in training.
         kept_out: The cases or maps that these are, or are made of.
         config: Of the run.
+        seen: What the scans trained on were like.
         maps: The maps that were kept out, where scans are made of them.
     """
 
@@ -34,6 +36,7 @@ class Material:
     validated: Sequence[PreparedCase]
     kept_out: Sequence[Case]
     config: TrainConfig
+    seen: Seen
     maps: Sequence[LabelMap] = ()
 
     def scans(self) -> Iterator[tuple[str, Volume, Segmentation]]:
@@ -60,17 +63,22 @@ def gather(train: Sequence[Case], kept_out: Sequence[Case], config: TrainConfig,
             if bare := next((case for case in cases if not case.channels), None):
                 raise ConfigError(f"{bare.label}: a label map without an image; training.synthesis makes images of it.")
             prepared = load_cases(cases, config, count)
-            return Material(PatchDataset(prepared[: len(train)], config), prepared[len(train) :], kept_out, config)
+            trained, validated = prepared[: len(train)], prepared[len(train) :]
+            in_units = isinstance(config.preparation.intensity, ScaleIntensityRange)
+            seen = Seen.over([one.outline for one in trained if one.outline is not None], with_intensities=in_units)
+            return Material(PatchDataset(trained, config), validated, kept_out, config, seen)
         maps = []
         for case in cases:
             maps.append(read_map(case, config))
             count(len(maps), len(cases))
-    trained, held = maps[: len(train)], maps[len(train) :]
+    trained_maps, held = maps[: len(train)], maps[len(train) :]
     validated = []
     for name, volume, reference in _made(held, config):
         image = prepare(volume, config.preparation)
         validated.append(PreparedCase(name, image, prepare_labels(reference, image.geometry), ()))
-    return Material(SynthesisDataset(trained, config), validated, kept_out, config, held)
+    return Material(
+        SynthesisDataset(trained_maps, config), validated, kept_out, config, seen_in(trained_maps, config), held
+    )
 
 
 def _made(maps: Sequence[LabelMap], config: TrainConfig) -> Iterator[tuple[str, Volume, Segmentation]]:

@@ -19,10 +19,13 @@ from medseg.bundle import CARD
 from medseg.config import TrainConfig, load_config, validate
 from medseg.devices import choose_device
 from medseg.errors import ConfigError
+from medseg.metrics import Reliability
 from medseg.model import build_network, load_model, save_model
 from medseg.pipeline import segment
 from medseg.training import checkpoints, hardware
-from medseg.training.card import Facts, licence_notice, render
+from medseg.training.behaviour import behaviour
+from medseg.training.calibration import watched
+from medseg.training.card import Facts, Results, licence_notice, render
 from medseg.training.card import metrics as card_metrics
 from medseg.training.cases import find_cases, split
 from medseg.training.dataset import EpochSampler, PreparedCase
@@ -152,7 +155,8 @@ def _begin(config: TrainConfig, root: Path, weights: Path | None, output: Path, 
             raise ConfigError(
                 f"{output} already holds a training run; continue it with --resume or choose another output."
             )
-        places = {"data": {"root"}, "network": {"checkpoint"}}
+        # What has no part in the weights may have changed: folders, and what the model says of itself.
+        places: dict[str, Any] = {"card": True, "accepts": True, "data": {"root"}, "network": {"checkpoint"}}
         before, now = (c.model_dump(exclude=places) for c in (load_config(written, TrainConfig), config))
         if changed := [name for name in now if now[name] != before[name]]:
             raise ConfigError(
@@ -219,19 +223,25 @@ def _ship(
     with tempfile.TemporaryDirectory(dir=output) as scratch:
         save_model(Path(scratch) / "model", network, config, card="", licence="", metrics={})
         model = load_model(Path(scratch) / "model")
-    dice = {}
+    dice: dict[str, dict[int, float]] = {}
+    reliability = Reliability()
+    reactions: dict[str, str] = {}
     with counter("validating", show=progress) as count:
         for name, volume, reference in material.scans():
-            dice[name] = dice_per_label(reference, segment(volume, model), config.labels)
+            found = segment(volume, model, refiners=[watched(reliability, reference)])
+            dice[name] = dice_per_label(reference, found, config.labels)
+            reactions = reactions or behaviour(model, volume, reference)
             count(len(dice), len(material.validated))
+    results = Results(dice, reliability.expected_calibration_error, reactions)
     folder = output / "model"
     save_model(
         folder,
         network,
         config,
-        card=render(config, facts, dice),
+        card=render(config, facts, results),
         licence=licence_notice(config),
-        metrics=card_metrics(config, facts, dice),
+        metrics=card_metrics(config, facts, results),
+        seen=material.seen,
     )
     # What made the weights stays beside them.
     for made_by, name in ((output / "config.yaml", "train.yaml"), (output / "log.csv", "log.csv")):
