@@ -44,6 +44,7 @@ def train(
     device: str | None = None,
     epochs: int | None = None,
     architecture: str | None = None,
+    fold: int | None = None,
     root: Path | None = None,
     progress: bool = True,
 ) -> Path:
@@ -60,6 +61,7 @@ def train(
         device: "cpu", "gpu", "gpu:0", "mps"; the best there is by default.
         epochs: Instead of the configuration's.
         architecture: Instead of the configuration's, with its default settings.
+        fold: Instead of the configuration's: the one that takes no part in training.
         root: Data set, instead of the configuration's.
         progress: Whether to show the course on stderr.
 
@@ -72,7 +74,7 @@ def train(
         GeometryError: If the image and label grids of a case differ.
     """
     output = Path(output)
-    config, root = _resolve(Path(config_path), epochs=epochs, architecture=architecture, root=root)
+    config, root = _resolve(Path(config_path), epochs=epochs, architecture=architecture, fold=fold, root=root)
     device = choose_device(device)
     torch.manual_seed(config.training.seed)
     weights = Path(config_path).parent / config.network.checkpoint if config.network.checkpoint else None
@@ -134,13 +136,15 @@ def _optimise(
 
 
 def _resolve(
-    path: Path, *, epochs: int | None, architecture: str | None, root: Path | None
+    path: Path, *, epochs: int | None, architecture: str | None, fold: int | None, root: Path | None
 ) -> tuple[TrainConfig, Path]:
     """The configuration with what the caller overrides, and the data set's folder."""
     config = load_config(path, TrainConfig)
     content = config.model_dump()
     if epochs is not None:
         content["training"]["epochs"] = epochs
+    if fold is not None:
+        content["data"]["fold"] = fold
     if architecture is not None and architecture != config.network.architecture:
         content["network"] |= {"architecture": architecture, "settings": {}, "checkpoint": None}
     # Folders in a configuration are relative to it.

@@ -76,7 +76,8 @@ def synthetic(config_file: Path, decathlon: Path) -> None:
     content = yaml.safe_load(config_file.read_text())
     content["data"]["root"] = str(decathlon / "labelsTr")
     content["preparation"] = {"spacing_mm": [1, 1, 1], "intensity": {"kind": "percentiles"}}
-    content["training"] |= {"workers": 1, "synthesis": {"contrasts": 2, "slice_mm": 2}}
+    content["windows"] = {"size": [56, 56, 56]}
+    content["training"] |= {"workers": 1, "synthesis": {"contrasts": 1, "slice_mm": 2}}
     config_file.write_text(yaml.safe_dump(content))
 
 
