@@ -133,6 +133,7 @@ def _raise_failures(results: Sequence[Result]) -> None:
 @click.option("-o", "--output", type=FILE, help="Folder of the run (default: runs/NAME of the configuration).")
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in the output folder.")
 @click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
+@click.option("--devices", type=click.IntRange(min=1), default=1, help="How many train together (default: 1).")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--architecture", metavar="NAME", help="Instead of the configuration's; `medseg models` lists them.")
 @click.option("--fold", type=click.IntRange(min=0), help="Which fold to keep out, instead of the configuration's.")

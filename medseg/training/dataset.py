@@ -18,7 +18,7 @@ from medseg.inference.windows import cut
 from medseg.labels import BACKGROUND
 from medseg.likeness import Outline
 from medseg.prepare import prepare, prepare_labels
-from medseg.training import augmentation
+from medseg.training import augmentation, hardware
 from medseg.training.cases import Case, read_image, read_reference
 from medseg.volume import Segmentation, Volume
 
@@ -148,6 +148,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 class EpochSampler(Sampler[tuple[int, int]]):
     """Keys (epoch, index) in an order that is a pure function of (seed, epoch).
 
+    Where several processes train together, each draws its own share of the same order, all of one length.
     The first epoch is told here: loading workers of a resumed run draw their first keys before the trainer says it.
     """
 
@@ -161,8 +162,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return self._length // hardware.processes()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self._seed, self._epoch)).permutation(self._length)
-        return iter([(self._epoch, int(index)) for index in order])
+        share = order[hardware.rank() :: hardware.processes()][: len(self)]
+        return iter([(self._epoch, int(index)) for index in share])

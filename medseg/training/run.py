@@ -46,6 +46,7 @@ def train(
     architecture: str | None = None,
     fold: int | None = None,
     root: Path | None = None,
+    devices: int = 1,
     progress: bool = True,
 ) -> Path:
     """Train a model, validate it, and write it to disk with its card.
@@ -63,6 +64,8 @@ def train(
         architecture: Instead of the configuration's, with its default settings.
         fold: Instead of the configuration's: the one that takes no part in training.
         root: Data set, instead of the configuration's.
+        devices: How many devices of that kind train together, each in a process of its own that runs the same command
+            and takes its share of every batch.
         progress: Whether to show the course on stderr.
 
     Returns:
@@ -76,6 +79,11 @@ def train(
     output = Path(output)
     config, root = _resolve(Path(config_path), epochs=epochs, architecture=architecture, fold=fold, root=root)
     device = choose_device(device)
+    if config.training.batch_size % devices:
+        raise ConfigError(
+            f"training.batch_size is {config.training.batch_size}, which {devices} devices cannot share; "
+            "choose a multiple."
+        )
     torch.manual_seed(config.training.seed)
     weights = Path(config_path).parent / config.network.checkpoint if config.network.checkpoint else None
     config, network = starting_point(config, weights, show=progress)
@@ -89,13 +97,15 @@ def train(
         computed_on, precision = torch.device("cpu"), "32-true"
         fit(module, _patches(material.patches, config), last, output / "log.csv")
     else:
-        trainer = _optimise(module, material, last, output, device=device, progress=progress)
+        trainer = _optimise(module, material, last, output, device=device, devices=devices, progress=progress)
+        if not trainer.is_global_zero:
+            raise SystemExit(0)  # the trainer started this process as a helper; the first one goes on alone
         computed_on, precision = trainer.strategy.root_device, str(trainer.precision)
     facts = Facts(
         train_cases=[case.name for case in train_cases],
         validation_cases=[case.name for case in validation_cases],
         seconds=training_seconds(output / "log.csv"),
-        hardware=hardware.describe(computed_on),
+        hardware=hardware.describe(computed_on, devices),
         precision=precision,
         is_fitted=is_fitted,
     )
@@ -109,15 +119,17 @@ def _optimise(
     output: Path,
     *,
     device: str,
+    devices: int,
     progress: bool,
 ) -> pl.Trainer:
     """Train by gradient descent, from the last checkpoint if there is one."""
     config = module.config
-    accelerator, devices = hardware.accelerator(device)
+    accelerator, chosen = hardware.accelerator(device, devices)
     with hardware.quiet(), hardware.deterministic():
         trainer = pl.Trainer(
             accelerator=accelerator,
-            devices=devices,
+            devices=chosen,
+            strategy="ddp" if devices > 1 else "auto",
             precision=hardware.precision(config.training.precision, accelerator),
             callbacks=[
                 EpochLog(output / "log.csv", show=progress),
@@ -127,7 +139,7 @@ def _optimise(
         )
         trainer.fit(
             module,
-            _patches(material.patches, config, checkpoints.epochs_done(last)),
+            _patches(material.patches, config, checkpoints.epochs_done(last), devices),
             DataLoader(material.validated, batch_size=None, collate_fn=_unchanged),  # type: ignore[arg-type]
             ckpt_path=last if last.exists() else None,
             weights_only=True,
@@ -193,13 +205,13 @@ def _trainer_settings(config: TrainConfig, output: Path) -> dict[str, Any]:
 
 
 def _patches(
-    dataset: Dataset[dict[str, torch.Tensor]], config: TrainConfig, epoch: int = 0
+    dataset: Dataset[dict[str, torch.Tensor]], config: TrainConfig, epoch: int = 0, devices: int = 1
 ) -> DataLoader[dict[str, torch.Tensor]]:
     training = config.training
     length = len(cast("Sized", dataset))
     return DataLoader(
         dataset,
-        batch_size=training.batch_size,
+        batch_size=training.batch_size // devices,
         sampler=EpochSampler(length, training.seed, epoch),
         num_workers=training.workers,
         persistent_workers=training.workers > 0,
