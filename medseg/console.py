@@ -200,7 +200,7 @@ def study_json(study: Study) -> dict[str, Any]:
 
 def evaluation_json(cohort: Cohort, alone: bool) -> str:
     """One line: the report of two files, or the summary of two folders."""
-    from medseg.report.cohort import summary
+    from medseg.report.summary import summary
 
     if alone and cohort.done:
         return cohort.done[0][1].to_json()

@@ -14,10 +14,11 @@ from medseg.errors import InputError, MedsegError
 from medseg.formats import read, scan
 from medseg.pipeline import align, read_pair
 from medseg.report import Measuring, Report, mapped, reoriented
-from medseg.report.cohort import CaseResult, Cohort, metrics_csv, summary
+from medseg.report.cohort import CaseResult, Cohort
 from medseg.report.comparing import comparison_picture, data_uri
 from medseg.report.page import evaluation_page, worst_first
-from medseg.report.privacy import shown_names
+from medseg.report.privacy import is_identifying, shown_names
+from medseg.report.summary import metrics_csv, summary
 from medseg.report.viewer import MOST_BYTES, ViewerCase, viewer_case
 from medseg.resources import resource_error
 from medseg.study import Finding
@@ -179,7 +180,8 @@ def _named(path: Path) -> dict[str, Path]:
         if name in _PREVIEWS:
             continue
         if name in found and found[name] != one:
-            raise InputError(f"{path}: two files belong to the case {name!r}; give every case one file.")
+            told = "one case" if is_identifying(name) else f"the case {name!r}"
+            raise InputError(f"{path}: two files belong to {told}; give every case one file.")
         found[name] = one
     if not found:
         raise InputError(f"{path}: holds no label file; give a folder of .nii.gz files, or one file.")
@@ -210,11 +212,11 @@ def _case(
     try:
         reference, raw = read_pair(pair.reference, pair.prediction, resample=resample)
         prediction = _aligned(raw, reference, measuring, resample=resample)
-        report = Report.of(reference, prediction, measuring)
+        report = _told(Report.of(reference, prediction, measuring), pair, name)
         if pair.second is not None:
             _, raw = read_pair(reference, pair.second, resample=resample)
             second = _aligned(raw, reference, measuring, resample=resample)
-            result = replace(result, second=Report.of(reference, second, measuring))
+            result = replace(result, second=_told(Report.of(reference, second, measuring), pair, name))
         result = replace(result, report=report)
         return result, _draw(pair, name, reference, prediction) if draw else None
     except MedsegError as error:
@@ -249,6 +251,12 @@ def _reoriented_scan(volume: Volume, reference: Segmentation) -> Volume | None:
 
 def _file(path: Path, pair: Pair, name: str) -> str:
     return path.name if name == pair.name else name
+
+
+def _told(report: Report, pair: Pair, name: str) -> Report:
+    """A report whose findings do not name withheld files."""
+    findings = tuple(replace(one, message=_without_name(one.message, pair, name)) for one in report.findings)
+    return replace(report, findings=findings)
 
 
 def _without_name(message: str, pair: Pair, name: str) -> str:

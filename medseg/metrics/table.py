@@ -35,6 +35,7 @@ class Metric:
         absent_in_reference: Value where only the prediction has the label; None where that depends on the rest.
         absent_in_prediction: Value where only the reference has the label; None where that depends on the rest.
         absent_in_both: Value where neither has the label; NaN is left out of means and counted.
+        of_planes: Whether a plane of a scan can be measured for itself; a volume cannot.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Metric:
     absent_in_reference: float | None = 0.0
     absent_in_prediction: float | None = 0.0
     absent_in_both: float = NAN
+    of_planes: bool = True
 
 
 def measure(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str, Values]:
@@ -175,6 +177,7 @@ METRICS: tuple[Metric, ...] = (
         range=(0.0, INF),
         absent_in_prediction=None,
         absent_in_both=0.0,
+        of_planes=False,
     ),
     Metric(
         "prediction_ml",
@@ -186,6 +189,7 @@ METRICS: tuple[Metric, ...] = (
         range=(0.0, INF),
         absent_in_reference=None,
         absent_in_both=0.0,
+        of_planes=False,
     ),
     Metric(
         "difference_ml",
@@ -197,6 +201,7 @@ METRICS: tuple[Metric, ...] = (
         range=(-INF, INF),
         absent_in_reference=None,
         absent_in_prediction=None,
+        of_planes=False,
     ),
     Metric(
         "relative_difference",
@@ -207,6 +212,7 @@ METRICS: tuple[Metric, ...] = (
         range=(-1.0, INF),
         absent_in_reference=NAN,
         absent_in_prediction=-1.0,
+        of_planes=False,
     ),
     Metric(
         "hausdorff_mm",

@@ -9,9 +9,10 @@ from importlib import resources
 
 from medseg import __version__
 from medseg.metrics import METRICS, Metric
-from medseg.report.cohort import Cohort, confidence, paired
+from medseg.report.cohort import Cohort, confidence
 from medseg.report.evaluation import Report, mean_defined
 from medseg.report.figures import bland_altman, box_plot
+from medseg.report.paired import paired
 from medseg.report.viewer import ViewerCase, viewer_html
 
 _TITLES = {metric.name: metric for metric in METRICS}
