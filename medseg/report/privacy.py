@@ -7,7 +7,7 @@ A name is withheld where it holds what identifies a patient in most hospitals' f
 - a number of seven digits or more: of a patient, an accession or a UID;
 - two capitalised words in succession (Doe_Jane, DOE JANE), imaging's own words left out.
 
-No rule knows every name ("doe_jane" passes), and data sets with such names lose them too: --show-names brings them back.
+No rule knows every name ("doe_jane" passes), and data sets may have such names too: --show-names brings them back.
 """
 
 from __future__ import annotations
