@@ -52,19 +52,21 @@ def evaluate(
     medseg evaluate labelsTs/ a/ --versus b/ --per-slice axial -o report
     """
     warnings.simplefilter("ignore")  # of the libraries: stderr shall hold one line an error
-    from medseg.console import evaluation_json, evaluation_text
+    from medseg.console import counting, evaluation_json, evaluation_text
     from medseg.evaluating import Paths, evaluate_paths, write_evaluation
     from medseg.report import measuring_of
 
     paths = Paths(reference, prediction, options.pop("second"), options.pop("images"))
     resample, show_names = options.pop("resample"), options.pop("show_names")
-    done = evaluate_paths(
-        paths,
-        measuring_of(mapping=mapping, **options),
-        resample=resample,
-        show_names=show_names,
-        with_pictures=output is not None and output.suffix != ".json",
-    )
+    with counting("comparing", "cases") as progress:
+        done = evaluate_paths(
+            paths,
+            measuring_of(mapping=mapping, **options),
+            resample=resample,
+            show_names=show_names,
+            with_pictures=output is not None and output.suffix != ".json",
+            progress=progress,
+        )
     alone = reference.is_file() and prediction.is_file()
     if alone and done.cohort.cases[0].problem is not None:
         raise done.cohort.cases[0].problem

@@ -59,6 +59,7 @@ def evaluate(root: Path, split: str, architecture: str, weights: Path, conventio
     medseg voc evaluate --root VOC2012 --architecture deeplabv3 \\
         --weights FILE.pth --multi-scale --flip
     """
+    from medseg.console import counting
     from medseg.devices import choose_device
     from medseg.refine import crf_refiner
     from medseg.voc.dataset import find_photos
@@ -74,12 +75,14 @@ def evaluate(root: Path, split: str, architecture: str, weights: Path, conventio
         click.echo(f"note: {weights.name}: {finding}", err=True)
     refiners = (crf_refiner("deeplab-v2"),) if options["crf"] else ()
     scales = SCALES if options["multi_scale"] else (1.0,)
-    result = evaluate_photos(
-        photos,
-        lambda photo: segment_photo(
-            photo, model, scales=scales, flip=options["flip"], refiners=refiners, device=device
-        ),
-    )
+    with counting("segmenting", "photos") as progress:
+        result = evaluate_photos(
+            photos,
+            lambda photo: segment_photo(
+                photo, model, scales=scales, flip=options["flip"], refiners=refiners, device=device
+            ),
+            progress,
+        )
     if options["as_json"]:
         click.echo(json.dumps({"architecture": architecture, "split": split, **result.to_json()}))
     else:

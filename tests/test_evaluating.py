@@ -7,14 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from medseg.cli import main
+from medseg.convert import convert
 from medseg.formats import write
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
-from medseg.report.cohort import confidence
-from medseg.report.measuring import label_index
-from medseg.report.paired import holm
-from medseg.report.slices import slice_axis
 from medseg.volume import Segmentation
+from tests.label_files import grid, phantom, scan_files
 from tests.tiny import files_below
 
 
@@ -168,6 +166,29 @@ def test_label_that_is_not_in_the_set_is_measured_and_a_finding(tmp_path):
     assert [finding["code"] for finding in content["findings"]] == ["label-not-in-set"]
 
 
+def test_scan_in_the_place_of_labels_is_doubted(tmp_path):
+    scan = np.arange(16 * 12 * 10, dtype=np.int16).reshape(16, 12, 10) % 300
+    save(tmp_path / "r.nii.gz", scan)
+    save(tmp_path / "p.nii.gz")
+    assert "a scan instead of labels" in evaluate(tmp_path / "r.nii.gz", tmp_path / "p.nii.gz").stdout
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-binary", "dicom-rtstruct"])
+def test_folders_of_dicom_labels_are_compared_with_those_of_nifti(tmp_path, kind):
+    for number in range(2):
+        scan = scan_files(tmp_path / f"ct{number}")[0].parent
+        truth = tmp_path / "truth" / f"case{number}.nii.gz"
+        truth.parent.mkdir(exist_ok=True)
+        write(phantom(grid()), truth)
+        (tmp_path / "found").mkdir(exist_ok=True)
+        convert(truth, tmp_path / "found" / f"case{number}.dcm", source=scan, output_type=kind)
+    result = evaluate(tmp_path / "truth", tmp_path / "found", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [case["case"] for case in content["metric_per_case"]] == ["case0", "case1"]
+    assert content["foreground_mean"]["Dice"] == 1
+
+
 def test_slices_are_measured_each_for_itself_and_listed(tmp_path):
     prediction = block()
     prediction[4:6, :, 4] = 0  # half of one slice of four
@@ -186,23 +207,6 @@ def test_slices_are_measured_each_for_itself_and_listed(tmp_path):
     assert content["conventions"]["slices"].startswith("axial")
     assert content["metric_per_case"][0]["metrics"]["1"]["prediction_ml"] == pytest.approx(56 * 2 / 1000)
     assert "axial" in (tmp_path / "out" / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("plane", "spacing_mm", "axis"),
-    [("axial", (1, 1, 1), 2), ("coronal", (1, 1, 1), 1), ("sagittal", (1, 1, 1), 0), ("acquired", (4, 1, 1), 0)],
-)
-def test_plane_is_one_of_the_patient_and_acquired_is_across_thick_voxels(plane, spacing_mm, axis):
-    geometry = Geometry((4, 5, 6), np.diag([*spacing_mm, 1.0]))
-    assert slice_axis(geometry, plane) == axis
-    turned = Geometry((6, 4, 5), geometry.affine[:, [2, 0, 1, 3]])
-    assert slice_axis(turned, plane) == (axis + 1) % 3
-
-
-def test_mapping_takes_a_name_before_a_number():
-    assert label_index("7", {1: "liver", 2: "7"}) == 2
-    assert label_index("7", {1: "liver"}) == 7
-    assert label_index("Liver", {1: "liver"}) == 1
 
 
 def test_ignored_voxels_of_the_reference_are_left_out(tmp_path):
@@ -239,15 +243,6 @@ def test_second_prediction_is_compared_case_by_case(folders, tmp_path):
     assert (dice["cases"], dice["mean_second"], dice["median_difference"]) == (4, 1, 0.125)
     assert dice["p"] <= dice["p_holm"] <= 1
     assert "Second prediction" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-
-
-def test_interval_of_equal_values_is_that_value_and_of_one_value_is_none():
-    assert confidence([0.5, 0.5, float("nan")]) == (0.5, 0.5)
-    assert confidence([0.5]) is None
 
 
 def test_names_that_may_identify_a_patient_are_withheld_unless_asked_for(tmp_path):

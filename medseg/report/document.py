@@ -144,7 +144,7 @@ def number(value: float, unit: str = "1") -> str:
         return "–"
     if unit in _DECIMALS:
         shown = f"{value:.{_DECIMALS[unit]}f}"
-    elif abs(value) >= 100:
+    elif abs(value) >= 100 or value == 0:
         shown = f"{value:.0f}"
     else:
         shown = f"{value:#.3g}" if abs(value) >= 0.01 else f"{value:.4f}"

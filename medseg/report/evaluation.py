@@ -18,6 +18,7 @@ from medseg.volume import Segmentation
 
 SCHEMA = 1
 
+_MANY_UNNAMED = 60
 _NAME_WIDTH = 28  # what an 80-column table leaves for names
 
 
@@ -203,8 +204,11 @@ def report_names(reference: LabelSet | None, prediction: LabelSet | None) -> tup
 
 
 def _unnamed(names: Mapping[int, str], present: Sequence[int]) -> tuple[Finding, ...]:
-    """A finding about labels beyond the set, where there is a set."""
+    """A finding about labels beyond the set where there is a set, and where there are more than label files have."""
     unknown = [str(index) for index in present if index not in names]
+    if len(unknown) > _MANY_UNNAMED:
+        text = f"{len(unknown)} labels that no file names: is one of the files a scan instead of labels?"
+        return (Finding("many-labels", text),)
     if not names or not unknown:
         return ()
     return (Finding("label-not-in-set", f"No file names label {', '.join(unknown)}; --map gives it a meaning."),)

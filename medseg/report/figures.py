@@ -15,12 +15,15 @@ _WIDTH = 380
 
 
 def box_plot(title: str, groups: Sequence[tuple[str, Sequence[float]]], unit: str) -> str:
-    """One box a label: quartiles, whiskers to the furthest value within 1.5 of their distance, and every case a dot."""
-    known = [(name, [value for value in values if math.isfinite(value)]) for name, values in groups]
-    everything = [value for _, values in known for value in values]
-    if not everything:
+    """One box a label: quartiles, whiskers to the furthest value within 1.5 of their distance, and every case a dot.
+
+    A label without a value has none.
+    """
+    everywhere = [(name, [value for value in values if math.isfinite(value)]) for name, values in groups]
+    known = [(name, values) for name, values in everywhere if values]
+    if not known:
         return ""
-    low, high = _span(everything, ratio=unit == "1")
+    low, high = _span([value for _, values in known for value in values], ratio=unit == "1")
     row, top, left = 48, 4, 14
     height = top + row * len(known) + 34
 
@@ -31,9 +34,6 @@ def box_plot(title: str, groups: Sequence[tuple[str, Sequence[float]]], unit: st
     for number, (name, values) in enumerate(known):
         y = top + row * number + 32
         parts.append(_text(left, y - 17, _short(name), "start"))
-        if not values:
-            parts.append(_text(left, y + 4, "undefined in all cases", "start", _SOFT))
-            continue
         first, middle, third = np.percentile(values, (25, 50, 75))
         reach = 1.5 * (third - first)
         inside = [value for value in values if first - reach <= value <= third + reach]
@@ -49,7 +49,7 @@ def box_plot(title: str, groups: Sequence[tuple[str, Sequence[float]]], unit: st
             f'<circle cx="{x(value)}" cy="{y + shift:.1f}" r="2.2" fill="{_MARK}" fill-opacity=".6"/>'
             for value, shift in zip(values, shifts, strict=True)
         ]
-    medians = "; ".join(f"{name}: median {np.median(values):.3g}" for name, values in known if values)
+    medians = "; ".join(f"{name}: median {np.median(values):.3g}" for name, values in known)
     return _svg(height, f"{title}. {medians}", parts)
 
 

@@ -139,6 +139,8 @@ def _verdict(test: Mapping[str, float], metric: Metric) -> str:
 
 
 def _plots(cohort: Cohort) -> str:
+    if len(cohort.done) < 2:
+        return ""  # what varies over cases
     figures = []
     for name in _PLOTTED:
         metric = _METRICS[name]

@@ -108,10 +108,11 @@ def viewer_html(cases: Sequence[ViewerCase]) -> str:
         entries.append({"title": case.title, "layers": layers, "focus": case.focus_mm, "note": case.note})
     program = resources.files("medseg.report").joinpath("assets", "niivue.umd.js.gz").read_bytes()
     choices = "".join(f'<option value="{n}">{escape(case.title)}</option>' for n, case in enumerate(cases))
+    single = " hidden" if len(cases) == 1 else ""  # nothing to choose
     # "<" would end the script element early.
     listed = json.dumps(entries).replace("<", "\\u003c")
     return f"""<div class="viewer">
-<p class="controls"><label>Case <select class="case">{choices}</select></label>
+<p class="controls"><label{single}>Case <select class="case">{choices}</select></label>
 <label>View <select class="view"><option value="3">all planes</option><option value="0">axial</option>
 <option value="1">coronal</option><option value="2">sagittal</option><option value="4">3D</option></select></label>
 <button type="button" class="open">Open viewer</button></p>

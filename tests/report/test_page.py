@@ -242,7 +242,7 @@ def test_page_of_one_scan_draws_its_labels_without_an_error(browser, tmp_path):
     assert "&lt;i&gt;kidney" in text
     assert "<i>kidney" not in text
     browser.open(page)
-    said = "scan: scan, labels."
+    said = "Showing scan."
     assert browser.run(OPENED) == {"state": "drawn", "volumes": 2, "legend": "<i>kidney", "said": said}
     assert browser.problems == []
 

@@ -97,7 +97,7 @@ async function openViewer(section) {
       + "Page Up and Down change the slice.");
     section.dataset.state = "drawn";
     section.querySelector(".open").textContent = "Reset";
-    status.textContent = [`${entry.title}: ${shown}`, entry.note].filter(Boolean).join("; ") + ".";
+    status.textContent = [`Showing ${entry.title}`, entry.note].filter(Boolean).join("; ") + ".";
   } catch (error) {
     section.dataset.state = "failed";
     status.textContent = `This browser cannot show the viewer (${error.message}); the pictures hold the same slices.`;
