@@ -43,7 +43,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "patch_classifier": {"channels": [16, 16, 16], "kernels": [4, 5, 4], "head_channels": 64, "output_stride": 4},
     "random_forest": {"trees": 20},
     "deeplabv2": _RESNET | {"scales": [1, 0.75]},
-    "refinenet": _RESNET,
+    "refinenet": _RESNET | {"width": 1 / 12},
     "pspnet": _RESNET,
     "gcn": _RESNET | {"kernel": 7},
     "deeplabv3": _RESNET,
@@ -146,7 +146,7 @@ def table(output: Path, config: TrainConfig) -> str:
         [
             f"{data}; narrow networks on the same steps and split; {cases} held-out cases; {hardware}.",
             "",
-            "| architecture | Dice | mIoU | parameters | steps | training, min | a scan, s | peak memory, MiB |",
+            "| architecture | Dice | mIoU | parameters | steps | training, min | a scan, s | peak of process, MiB |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
         ]
