@@ -18,10 +18,11 @@ from typing import Any
 
 from pydantic import Field
 
-from medseg.config import Accepts, ModelCard, NetworkSettings, Preparation, Settings, Windows, validate
+from medseg.config import Accepts, ModelCard, NetworkSettings, Preparation, Windows, validate
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
+from medseg.settings import Settings
 
 METADATA = Path("configs") / "metadata.json"
 INFERENCE = Path("configs") / "inference.json"

@@ -72,7 +72,7 @@ def load_cases(
 
 def _load(case: Case, config: TrainConfig) -> PreparedCase:
     volume = read_image(case)
-    reference = read_reference(case, config.labels, volume.geometry)
+    reference = read_reference(case, config.labels, volume.geometry, config.data.values)
     if (found := len(volume.array)) != config.network.in_channels:
         raise ConfigError(
             f"Case {case.name}: the image has {found} channel(s), but network.in_channels is "
@@ -137,7 +137,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             voxels = case.centres[random.integers(len(case.centres))]
             first = np.clip(voxels[random.integers(len(voxels))] - patch // 2, 0, last)
         else:
-            first = random.integers(0, last + 1)
+            beyond = np.where(patch == 1, 0, (self._training.overhang * patch).astype(int))
+            first = random.integers(-beyond, last + beyond + 1)
         return [int(n) for n in np.where(shape < patch, -((patch - shape) // 2), first)]
 
 

@@ -74,7 +74,7 @@ def train(
     weights = Path(config_path).parent / config.network.checkpoint if config.network.checkpoint else None
     config, network = starting_point(config, weights, show=progress)
     _begin(config, root, weights, output, resume=resume)
-    train_cases, validation_cases = split(find_cases(root), config.data)
+    train_cases, validation_cases = split(find_cases(root, config.data.columns), config.data)
     with counter("reading cases", show=progress) as count:
         prepared = load_cases([*train_cases, *validation_cases], config, count)
     trained, validated = prepared[: len(train_cases)], prepared[len(train_cases) :]
@@ -223,7 +223,7 @@ def _ship(
     with counter("validating", show=progress) as count:
         for case in cases:
             volume = read_image(case)
-            reference = read_reference(case, config.labels, volume.geometry)
+            reference = read_reference(case, config.labels, volume.geometry, config.data.values)
             dice[case.name] = dice_per_label(reference, segment(volume, model), config.labels)
             count(len(dice), len(cases))
     folder = output / "model"

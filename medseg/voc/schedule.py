@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medseg.config import Settings
+from medseg.settings import Settings
 
 
 class VocSchedule(Settings):
