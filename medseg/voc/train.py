@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from medseg.atomic import atomic_path
 from medseg.errors import ConfigError
 from medseg.networks import build
+from medseg.training.rates import parameter_groups
 from medseg.voc.dataset import IGNORE, LABELS, Photo, find_photos, read_labels, read_photo
 from medseg.voc.schedule import VocSchedule
 from medseg.voc.weights import Normalised, load_state
@@ -100,22 +101,13 @@ class VocTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """SGD with the head's and the biases' own rates, and the schedule's decay at every step."""
         schedule = self.schedule
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.normalised.network.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name.startswith("backbone."), name.endswith("bias")), []).append(parameter)
-        settings = [
-            {
-                "params": parameters,
-                "lr": schedule.learning_rate
-                * (1 if is_backbone else schedule.head_factor)
-                * (schedule.bias_factor if is_bias else 1),
-            }
-            for (is_backbone, is_bias), parameters in groups.items()
-        ]
-        optimizer = torch.optim.SGD(
-            settings, lr=schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        groups = parameter_groups(
+            self.normalised.network,
+            schedule.learning_rate,
+            head_factor=schedule.head_factor,
+            bias_factor=schedule.bias_factor,
         )
+        optimizer = torch.optim.SGD(groups, momentum=schedule.momentum, weight_decay=schedule.weight_decay)
         decay = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 

@@ -149,3 +149,14 @@ def test_another_architecture_takes_neither_the_settings_nor_the_checkpoint(conf
     model = train(path, output=tmp_path / "run", architecture="random_forest", device="cpu", progress=False)
     network = load_model(model).info.network
     assert (network.architecture, network.settings, network.checkpoint) == ("random_forest", {}, None)
+
+
+def test_head_factor_reaches_the_optimiser(configure, tmp_path):
+    for factor, moves in ((1e-9, False), (1.0, True)):
+        path = configure("deeplabv1", "slices", training={"head_factor": factor, "weight_decay": 0.0})
+        model = load_model(train(path, output=tmp_path / str(factor), device="cpu", progress=False))
+        torch.manual_seed(0)
+        fresh = build("deeplabv1", spatial_dims=2, in_channels=1, num_classes=3, **SMALL["deeplabv1"])
+        name = "backbone.blocks.0.0.conv.weight"
+        assert not torch.allclose(model.network.state_dict()[name], fresh.state_dict()[name], atol=1e-4)
+        assert torch.allclose(model.network.score.weight, fresh.score.weight, atol=1e-6) is not moves
