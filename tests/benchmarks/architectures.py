@@ -29,7 +29,8 @@ from medseg.networks import ARCHITECTURES
 _STRIDES = {"strides": [1, 2, 2, 2, 2]}
 _RESNET = {"depth": 50, "width": 1 / 8, "norm": "instance", **_STRIDES}
 _VGG = {"width": 1 / 8, "norm": "instance", "head_channels": 128, **_STRIDES}
-_FCN = {**_VGG, "fc6_kernel": 3, "padding": "same", "upsampling": "per_class"}
+# FCN-32s has nothing finer than its last map: at half its stride it finds no structure of 15 voxels at all.
+_FCN = {**_VGG, "strides": [1, 2, 2, 1, 2], "fc6_kernel": 3, "padding": "same", "upsampling": "per_class"}
 _DILATED = {**_VGG, "strides": [1, 2, 2]}
 NARROW: dict[str, dict[str, Any]] = {
     "unet": {"channels": [8, 16, 32, 64]},

@@ -160,3 +160,16 @@ def test_head_factor_reaches_the_optimiser(configure, tmp_path):
         name = "backbone.blocks.0.0.conv.weight"
         assert not torch.allclose(model.network.state_dict()[name], fresh.state_dict()[name], atol=1e-4)
         assert torch.allclose(model.network.score.weight, fresh.score.weight, atol=1e-6) is not moves
+
+
+def test_convention_that_is_set_stays_whatever_the_checkpoint_s_layout_has(configure, tmp_path):
+    vgg16(tmp_path / "vgg16.pth")
+    given = {"order": "BGR", "scale": 1.0, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    path = configure(
+        "deeplabv1",
+        "slices",
+        network={"checkpoint": "vgg16.pth"},
+        preparation={"intensity": {"kind": "window", "low": -1, "high": 5}, "convention": given},
+    )
+    model = load_model(train(path, output=tmp_path / "run", device="cpu", progress=False))
+    assert model.preparation.convention.model_dump(mode="json") == given
