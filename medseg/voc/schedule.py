@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medseg.config import Settings
+from medseg.settings import Settings
 
 
 class VocSchedule(Settings):
@@ -30,7 +30,6 @@ class VocSchedule(Settings):
         head_factor: Learning rate of the head, against the rest's.
         bias_factor: Learning rate of biases, against their weights'.
         decay_biases: Whether weight decay takes biases too; Caffe's recipes leave them out.
-        frozen_norm: Whether batch normalisation stays as it was loaded.
         input: Convention of the photos: RGB as torchvision normalises them, or BGR as Caffe does.
     """
 
@@ -58,7 +57,6 @@ class VocSchedule(Settings):
     head_factor: float = Field(1.0, gt=0)
     bias_factor: float = Field(1.0, gt=0)
     decay_biases: bool = True
-    frozen_norm: bool = False
     input: Literal["rgb", "bgr"] = "rgb"
     seed: int = 0
 

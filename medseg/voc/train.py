@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from medseg.convention import InputConvention
 from medseg.errors import ConfigError
 from medseg.networks import build
 from medseg.study import Finding
+from medseg.training.rates import parameter_groups
 from medseg.voc.dataset import IGNORE, LABELS, Photo, find_photos, read_labels
 from medseg.voc.samples import From, Samples
 from medseg.voc.schedule import VocSchedule
@@ -121,8 +121,6 @@ class VocTraining(pl.LightningModule):
         super().__init__()
         self.network, self.schedule, self.convention = network, schedule, convention
         self.loss = nn.CrossEntropyLoss(weights, ignore_index=IGNORE, reduction=schedule.loss)
-        for norm in self._frozen():
-            norm.requires_grad_(False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch; auxiliary outputs take part with their papers' weights."""
@@ -133,11 +131,6 @@ class VocTraining(pl.LightningModule):
         outputs = network.training_outputs(photos) if hasattr(network, "training_outputs") else [(network(photos), 1.0)]
         return torch.stack([weight * self._loss_of(logits, labels) for logits, weight in outputs]).sum()
 
-    def on_train_epoch_start(self) -> None:
-        """Batch normalisation that stays as it was loaded also uses the statistics that it was loaded with."""
-        for norm in self._frozen():
-            norm.eval()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the run was asked to do, for a resumed one to be the same."""
         checkpoint["schedule"] = self.schedule.model_dump(mode="json")
@@ -146,28 +139,18 @@ class VocTraining(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """SGD with the head's and the biases' own rates, and the schedule's decay at every step."""
         schedule = self.schedule
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((schedule.is_head(name), name.endswith("bias")), []).append(parameter)
-        settings = [
-            {
-                "params": parameters,
-                "lr": schedule.learning_rate
-                * (schedule.head_factor if is_head else 1)
-                * (schedule.bias_factor if is_bias else 1),
-                "weight_decay": schedule.weight_decay if schedule.decay_biases or not is_bias else 0.0,
-            }
-            for (is_head, is_bias), parameters in groups.items()
-        ]
-        optimizer = torch.optim.SGD(settings, lr=schedule.learning_rate, momentum=schedule.momentum)
+        groups = parameter_groups(
+            self.network,
+            schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            head_factor=schedule.head_factor,
+            bias_factor=schedule.bias_factor,
+            decay_biases=schedule.decay_biases,
+            is_head=schedule.is_head,
+        )
+        optimizer = torch.optim.SGD(groups, momentum=schedule.momentum)
         decay = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
-
-    def _frozen(self) -> list[nn.Module]:
-        if not self.schedule.frozen_norm:
-            return []
-        return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
 
     def _loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.shape[2:] != labels.shape[1:]:

@@ -120,9 +120,10 @@ def test_head_is_what_the_schedule_names():
 
 
 def test_normalisation_that_is_frozen_stays_as_it_was(root, tmp_path):
-    frozen = schedule(architecture="segnet", settings={"width": 0.0625}, frozen_norm=True, iterations=2)
+    settings = {"width": 0.0625, "norm": "frozen_batch"}
+    frozen = schedule(architecture="segnet", settings=settings, iterations=2)
     path, _ = train_voc(frozen, root, tmp_path / "run", progress=False)
-    fresh = build("segnet", spatial_dims=2, in_channels=3, num_classes=21, width=0.0625).state_dict()
+    fresh = build("segnet", spatial_dims=2, in_channels=3, num_classes=21, **settings).state_dict()
     trained = load_file(path)
     norms = [key for key in fresh if "running" in key or "norm" in key]
     assert norms
