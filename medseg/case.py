@@ -169,8 +169,10 @@ class Predictor:
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)
         findings = [*segmentation.findings]
-        if objection := info.objection(volume.geometry, volume.modality):
-            findings.append(Finding("unlike-training-data", f"Model {info.name} {objection}; labels may be wrong."))
+        findings += [
+            Finding("unlike-training-data", f"Model {info.name} {doubt}; labels may be wrong.")
+            for doubt in info.doubts(volume)
+        ]
         if self.settings.fast:
             findings.append(Finding("fast", "Made with --fast; labels may differ from those of a full run."))
         if windows != choice.windows:
