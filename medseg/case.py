@@ -40,6 +40,7 @@ from medseg.refine import crf_refiner
 from medseg.resources import resource_error
 from medseg.stages import Stages
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
+from medseg.turns import turn
 from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
@@ -160,7 +161,10 @@ class Predictor:
             windows = replace(choice, settings=choice.settings.model_copy(update={"fast": True})).windows
         model = replace(self._models[choice.folder], windows=windows)
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
-        segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
+        with turn(device) as waited:
+            if waited:
+                stages.lap("wait")
+            segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)

@@ -64,7 +64,8 @@ class Preparation(Settings):
         spacing_mm: None keeps the scan's own. The voxels of a picture, whose size nobody knows, are taken to be right.
         foreground_above: Crop to the box of voxels above this stored value; None keeps all.
         intensity: Onto which scale.
-        convention: Of a checkpoint that training started from: 0 and 1 become its 0 and 255.
+        convention: Of the checkpoint that training starts from, filled in where it is not given: 0 and 1 become its 0
+            and 255.
     """
 
     orientation: str = "RAS"

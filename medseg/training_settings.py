@@ -108,6 +108,8 @@ class TrainingSettings(Settings):
         samples_per_case: Patches drawn from a case in an epoch.
         foreground_share: Share of the patches that are centred on a labelled voxel; the others lie anywhere.
         overhang: Share of a patch's length by which these others may reach beyond the scan.
+        head_factor: Learning rate of what is not the backbone, against the backbone's.
+        bias_factor: Learning rate of biases, against that of weights beside them.
         synthesis: Make images from label maps instead of reading them; `augmentation` is then left aside.
         ema_decay: Decay per step of the averaged weights that are validated and shipped; 0 switches it off.
     """
@@ -120,6 +122,8 @@ class TrainingSettings(Settings):
     overhang: float = Field(0.0, ge=0, lt=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
+    head_factor: float = Field(1.0, gt=0)
+    bias_factor: float = Field(1.0, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     warmup_steps: int = Field(100, ge=0)
     poly_power: float = Field(0.9, gt=0)

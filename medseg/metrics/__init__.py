@@ -21,8 +21,9 @@ from medseg.metrics.overlap import (
     sensitivity,
     specificity,
 )
+from medseg.metrics.slices import measure_slices
 from medseg.metrics.surface import SurfaceDistances, average_distance, hausdorff, surface_dice, surface_distances
-from medseg.metrics.table import METRICS, Metric, measure, measure_slices
+from medseg.metrics.table import METRICS, Metric, measure
 
 __all__ = [
     "METRICS",

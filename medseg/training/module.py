@@ -20,6 +20,7 @@ from medseg.pipeline import label
 from medseg.training.augmentation import IMAGE, LABEL
 from medseg.training.dataset import PreparedCase
 from medseg.training.hardware import gathered, processes, rank
+from medseg.training.rates import parameter_groups
 from medseg.volume import Segmentation
 
 
@@ -71,12 +72,18 @@ class SegmentationModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, or SGD with Nesterov momentum; a linear warm-up, then polynomial decay to zero, step by step."""
         training = self.config.training
-        settings: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+        groups = parameter_groups(
+            self.network,
+            training.learning_rate,
+            weight_decay=training.weight_decay,
+            head_factor=training.head_factor,
+            bias_factor=training.bias_factor,
+        )
         optimizer: torch.optim.Optimizer
         if training.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.parameters(), **settings)
+            optimizer = torch.optim.AdamW(groups)
         else:
-            optimizer = torch.optim.SGD(self.parameters(), momentum=0.99, nesterov=True, **settings)
+            optimizer = torch.optim.SGD(groups, momentum=0.99, nesterov=True)
         steps = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
