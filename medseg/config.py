@@ -146,11 +146,13 @@ class Accepts(Settings):
         modalities: DICOM modalities. A file that does not say its modality is not turned away for it.
         dimensions: 3 for volumes, 2 for single images or slices.
         field_of_view_mm: Smallest and largest extent along any axis that the scan may have, in mm.
+        by_name_only: Whether the model has to be named with --model: nothing in a header tells its organ from others.
     """
 
     modalities: tuple[str, ...] = ()
     dimensions: Literal[2, 3] = 3
     field_of_view_mm: tuple[float, float] = (0.0, float("inf"))
+    by_name_only: bool = False
 
 
 class ModelCard(Settings):

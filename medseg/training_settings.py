@@ -57,6 +57,49 @@ class Augmentation(Settings):
     intensity_probability: float = Field(0.2, ge=0, le=1)
 
 
+class Synthesis(Settings):
+    """How images are made from label maps: ranges of what is drawn for each image.
+
+    Attributes:
+        sides: Values of the maps that are left and right of the same structure: both look alike, and mirroring swaps
+            them in the maps before their values become labels.
+        tissues: Values whose structures look similar in real scans, such as grey matter.
+        tissue_share: Share of the images in which they do; in the others every structure has its own intensity.
+        surroundings: Values that are empty in some images, as where a skull was stripped.
+        stripped_share: Of these images.
+        rotation_deg: About each axis.
+        scaling: Of each axis for itself: factors from 1 - scaling to 1 + scaling.
+        deformation_mm: Standard deviation of the displacement of control points.
+        control_mm: Distance between control points.
+        reach_mm: How far from the middle of the labels the middle of a patch may lie, along each axis.
+        bias_field: Standard deviation of the logarithm of a smooth factor.
+        gamma: Standard deviation of the logarithm of an exponent.
+        noise_sd: Most noise, of intensities from 0 to 1.
+        blur_mm: Most blur (standard deviation) in the plane of the slices.
+        slice_mm: Thickest slices; they lie along an axis drawn for each image.
+        slice_share: Share of the images that have slices thicker than a voxel.
+        contrasts: Images that are made of each map that is kept out, for validation.
+    """
+
+    sides: tuple[tuple[int, int], ...] = ()
+    tissues: tuple[tuple[int, ...], ...] = ()
+    tissue_share: float = Field(0.5, ge=0, le=1)
+    surroundings: tuple[int, ...] = ()
+    stripped_share: float = Field(0.2, ge=0, le=1)
+    rotation_deg: float = Field(20.0, ge=0, le=180)
+    scaling: float = Field(0.15, ge=0, lt=1)
+    deformation_mm: float = Field(3.0, ge=0)
+    control_mm: float = Field(25.0, gt=0)
+    reach_mm: float = Field(35.0, ge=0)
+    bias_field: float = Field(0.3, ge=0)
+    gamma: float = Field(0.4, ge=0)
+    noise_sd: float = Field(0.05, ge=0)
+    blur_mm: float = Field(1.0, ge=0)
+    slice_mm: float = Field(6.0, ge=0)
+    slice_share: float = Field(0.4, ge=0, le=1)
+    contrasts: int = Field(3, ge=1)
+
+
 class TrainingSettings(Settings):
     """How a network is trained.
 
@@ -67,6 +110,7 @@ class TrainingSettings(Settings):
         overhang: Share of a patch's length by which these others may reach beyond the scan.
         head_factor: Learning rate of what is not the backbone, against the backbone's.
         bias_factor: Learning rate of biases, against that of weights beside them.
+        synthesis: Make images from label maps instead of reading them; `augmentation` is then left aside.
         ema_decay: Decay per step of the averaged weights that are validated and shipped; 0 switches it off.
     """
 
@@ -90,3 +134,4 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0)
     workers: int = Field(0, ge=0)
     augmentation: Augmentation = Augmentation()
+    synthesis: Synthesis | None = None

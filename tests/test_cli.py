@@ -66,7 +66,7 @@ def test_predict_report_is_one_page_with_volumes_findings_and_viewer(tmp_path, m
     result = medseg_command("predict", scan, "-o", tmp_path / "out", "--model", model, "--report", "--fast")
     assert result.exit_code == 0, result.output
     page = (tmp_path / "out" / "report.html").read_text()
-    for part in ("dim", "Volume, ml", "--fast", "tiny 1.0.0", "Open viewer", "data:image/png;base64"):
+    for part in ("dim", "Volume, ml", "--fast", "tiny 1.0.0", "Open viewer", "data:image/webp;base64"):
         assert part in page
     assert "JANE" not in page.partition("niivue-program")[0]
     listed = json.loads((tmp_path / "out" / "run.json").read_text())["outputs"]

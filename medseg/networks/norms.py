@@ -33,6 +33,7 @@ class FrozenBatchNorm(BatchNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.requires_grad_(False)
+        self.eval()  # a fresh network is in training, and a trainer need not say so again
 
     def train(self, mode: bool = True) -> FrozenBatchNorm:  # torch's signature
         """Stay as in prediction."""

@@ -44,7 +44,7 @@ def find_cases(root: Path, columns: Mapping[Any, str] | None = None) -> tuple[Ca
     Args:
         root: Folder of a Medical Segmentation Decathlon task or an nnU-Net raw data set (both have a dataset.json), or
             a CSV file with the columns image, label and optionally case and group. In a CSV, paths are relative to the
-            file and several channels are separated by ";".
+            file and several channels are separated by ";". Or a folder of NIfTI files: label maps without images.
         columns: What these columns are made of in a CSV file that has others: `DataSettings.columns`.
 
     Raises:
@@ -54,10 +54,16 @@ def find_cases(root: Path, columns: Mapping[Any, str] | None = None) -> tuple[Ca
     root = Path(root)
     if root.is_dir() and (root / "dataset.json").is_file():
         cases = list(_from_dataset_json(root))
+    elif root.is_dir() and (maps := sorted(root.glob("[!.]*.nii*"))):
+        cases = [Case(_stem(path), (), path) for path in maps]
     elif root.is_file() and root.suffix.lower() == ".csv":
         cases = list(_from_csv(root, columns or {}))
     else:
-        found = "does not exist" if not root.exists() else "is neither a folder with a dataset.json nor a .csv file"
+        found = (
+            "does not exist"
+            if not root.exists()
+            else "is neither a folder with a dataset.json or label maps nor a .csv file"
+        )
         raise ConfigError(f"{root}: {found}; name a Decathlon task, an nnU-Net raw data set or a CSV of cases.")
     if not cases:
         raise InputError(f"{root}: the training list is empty; add cases to it.")

@@ -46,6 +46,8 @@ class EpochLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks and open the bar."""
         self._start_clocks()
+        if not trainer.is_global_zero:
+            self._bar, self._print_lines = None, False
         if self._bar is not None:
             total = int(trainer.estimated_stepping_batches)
             self._bar.start()
@@ -70,6 +72,8 @@ class EpochLog(Callback):
         row |= {"seconds": time.monotonic() - self._epoch_began, "cpu_seconds": time.process_time() - self._cpu_began}
         row |= {"loading_seconds": self._loading_seconds}
         self._rows.append(row)
+        if not trainer.is_global_zero:
+            return
         write_text(self._path, as_csv(self._rows))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=_summary(self._rows))

@@ -10,7 +10,7 @@ from tests.networks.small import SMALL
 def rates(network, **factors):
     by_parameter = {
         id(parameter): group["lr"]
-        for group in parameter_groups(network, 0.1, **factors)
+        for group in parameter_groups(network, 0.1, weight_decay=0.01, **factors)
         for parameter in group["params"]
     }
     return {name: round(by_parameter[id(p)], 6) for name, p in network.named_parameters() if id(p) in by_parameter}
@@ -38,5 +38,5 @@ def test_parameters_that_are_frozen_have_no_rate():
 
 def test_without_factors_there_is_one_group_of_everything():
     network = torch.nn.Conv2d(1, 1, 1)
-    (group,) = parameter_groups(network, 0.1)
+    (group,) = parameter_groups(network, 0.1, weight_decay=0.01)
     assert (len(group["params"]), group["lr"]) == (2, 0.1)
