@@ -225,8 +225,7 @@ def check_room(header: Header, stored: Stored) -> None:
     Raises:
         SkippedFileError: If so.
     """
-    samples = max(int(header.data.get("SamplesPerPixel", 1)), 1)
-    needed = stored.frames * stored.frame_bytes * samples if header.is_plain else 1
+    needed = stored.frames * stored.frame_bytes if header.is_plain else 1  # of colours, which are refused, a part
     if header.room < needed:
         raise SkippedFileError("the file ends in the middle of its pixels; copy the file again", damaged=True)
 
