@@ -143,6 +143,8 @@ def work(reader: str, folder: Path, out: Path) -> None:
 def is_one_of(found: Found, truths: list[dict[str, Any]]) -> int | None:
     """Which volume of the truth this is; None if none."""
     array, affine = found
+    if abs(np.linalg.det(affine)) < 1e-9:
+        return None
     for number, truth in enumerate(truths):
         probes = np.array(truth["probes_lps_xyz_value"])
         world = np.c_[probes[:, :3] * (-1, -1, 1), np.ones(len(probes))]
