@@ -25,6 +25,7 @@ from medseg.formats.dicom_slice import Slice
 from medseg.formats.dicom_worker import MOST_SECONDS
 
 _LONG_TYPES = (b"OB", b"OW", b"UN")
+_DECODED_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4")
 
 
 class PixelError(InputError):
@@ -44,11 +45,14 @@ class Pixels:
         self._picture: tuple[tuple[Path, int], NDArray[Any]] | None = None
         self._pictures: list[bytes] = []
         self._plain: NDArray[np.uint8] | None = None
+        self._quiet = quiet()
 
     def __enter__(self) -> Pixels:
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._quiet.__exit__(None, None, None)
         if self._decoder is not None:
             self._decoder.close()
 
@@ -61,8 +65,7 @@ class Pixels:
         key = (one.path, one.frame)
         if self._picture is None or self._picture[0] != key:
             try:
-                with quiet():
-                    self._picture = key, self._read_picture(one)
+                self._picture = key, self._read_picture(one)
             except PixelError:
                 raise
             except Exception as error:  # pydicom raises whatever it likes on damaged data
@@ -182,20 +185,21 @@ class _Decoder:
                 "photometric_interpretation": stored.photometric,
             }
         ).encode()
-        content = self._ask(
+        kind, content = self._ask(
             (struct.pack("<I", len(request)), request, struct.pack("<Q", len(picture)), picture),
             most=8 * stored.rows * stored.columns,
         )
         count = stored.rows * stored.columns
-        if not content or len(content) % count:
+        if kind not in _DECODED_TYPES or len(content) != count * int(kind[1:]):
             raise _damaged(one, "damaged, or more than a picture may take")
-        values = np.frombuffer(content, dtype=f"<i{len(content) // count}")
+        values = np.frombuffer(content, dtype=f"<{kind}")
         low, high = stored.range
         if values.min() < low or values.max() > high:
             raise _damaged(one, "values beyond its bits")
         return values.reshape(stored.rows, stored.columns)
 
-    def _ask(self, parts: Iterable[bytes], most: int) -> bytes:
+    def _ask(self, parts: Iterable[bytes], most: int) -> tuple[str, bytes]:
+        """The type and the bytes of the reply; of no type if there is none."""
         stdin, stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         watch = threading.Timer(MOST_SECONDS, self._process.kill)
         watch.start()
@@ -203,11 +207,11 @@ class _Decoder:
             for part in parts:
                 stdin.write(part)
             stdin.flush()
-            size = stdout.read(8)
-            length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
-            return stdout.read(length) if length <= most else b""
+            head = stdout.read(10)
+            length, kind = struct.unpack("<Q2s", head) if len(head) == 10 else (0, b"")
+            return (kind.decode("ascii", "replace"), stdout.read(length)) if 0 < length <= most else ("", b"")
         except BrokenPipeError:
-            return b""
+            return "", b""
         finally:
             watch.cancel()
 

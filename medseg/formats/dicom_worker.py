@@ -2,7 +2,7 @@
 
 Run as a script by `dicom_pixels`, so that it imports nothing but pydicom and its decoders. It reads requests from
 stdin (length of a JSON description, the description, length of the picture, the picture) and writes replies to stdout
-(number of bytes and the pixels, or 0).
+(number of bytes, their type, and the pixels; or 0).
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ from typing import Any, BinaryIO
 MOST_BYTES = 4 * 2**30  # of address space, the libraries among them
 MOST_SECONDS = 60  # for one picture
 
+# The quickest that is installed comes first; what it cannot decode the others may.
+_QUICKEST = {
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+}
+
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    _limit_memory()
+    limit_memory()
     warnings.simplefilter("ignore")
     source, target = sys.stdin.buffer, sys.stdout.buffer
     while len(size := source.read(4)) == 4:
@@ -28,7 +36,8 @@ def main() -> None:
         _answer(request, picture, target)
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Let this process have no more than `MOST_BYTES`."""
     try:
         import resource  # noqa: PLC0415 - not on Windows, which has no such limit
     except ImportError:
@@ -39,24 +48,37 @@ def _limit_memory() -> None:
 
 def _answer(request: dict[str, Any], picture: bytes, target: BinaryIO) -> None:
     try:
-        pixels = _decoded(request, picture)
+        array = _decoded(request, picture)
     except Exception:  # decoders raise whatever they like; the parent names the file
-        pixels = b""
-    target.write(struct.pack("<Q", len(pixels)) + pixels)
+        target.write(struct.pack("<Q2s", 0, b""))
+    else:
+        target.write(struct.pack("<Q2s", array.nbytes, array.dtype.str[1:].encode()))
+        target.write(array.data)
     target.flush()
 
 
-def _decoded(request: dict[str, Any], picture: bytes) -> bytes:
-    from pydicom.encaps import encapsulate  # noqa: PLC0415 - the limits come first
+def _decoded(request: dict[str, Any], picture: bytes) -> Any:
+    import numpy as np  # noqa: PLC0415 - the limits come first
+    from pydicom.encaps import encapsulate  # noqa: PLC0415
     from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
     from pydicom.uid import UID  # noqa: PLC0415
 
-    decoder = get_decoder(UID(request.pop("syntax")))
+    syntax = UID(request.pop("syntax"))
+    decoder = get_decoder(syntax)
     request |= {"number_of_frames": 1, "samples_per_pixel": 1, "pixel_keyword": "PixelData"}
-    array, _ = decoder.as_array(encapsulate([picture]), raw=True, **request)
+    fragments = encapsulate([picture])
+    plugins = [name for name in (_QUICKEST.get(syntax, ""),) if name in decoder.available_plugins]
+    for plugin in (*plugins, ""):
+        try:
+            array, _ = decoder.as_array(fragments, raw=True, decoding_plugin=plugin, **request)
+        except Exception:  # as in `_answer`
+            if not plugin:
+                raise
+        else:
+            break
     if array.shape != (request["rows"], request["columns"]):
-        return b""
-    return array.astype("<i8" if array.itemsize > 4 else f"<i{2 * array.itemsize}", copy=False).tobytes()
+        raise ValueError
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
 if __name__ == "__main__":
