@@ -270,7 +270,7 @@ def _versions() -> dict[str, str]:
 def _scan(scan: Input, volume: Volume, sha256: str) -> Scan:
     geometry = volume.geometry
     return Scan(
-        name=scan.paths[0].name if len(scan.paths) == 1 else scan.name,
+        name=scan.series[0].hide(scan.paths[0].name) if len(scan.paths) == 1 else scan.name,
         files=len(scan.paths),
         sha256=sha256,
         shape=geometry.shape,

@@ -57,6 +57,7 @@ def main() -> None:
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
 @click.option("--geometry", type=click.Choice(["repair", "strict"]), help="Gaps and uneven slices: default repair.")
 @click.option("--prefer", type=click.Choice(["latest"]), help="Of slices that contradict one another; default: refuse.")
+@click.option("--keep-identifiers", is_flag=True, help="Names of results may tell who the patient is.")
 @click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
 @click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
@@ -69,6 +70,7 @@ def predict(
     frame: int | None,
     geometry: Literal["repair", "strict"] | None,
     prefer: Literal["latest"] | None,
+    keep_identifiers: bool,
     continue_prediction: bool,
     config: Path | None,
     as_json: bool,
@@ -118,7 +120,7 @@ def predict(
     from medseg.inputs import find_inputs
     from medseg.study import ScanOptions
 
-    options_ = ScanOptions(geometry or "repair", prefer)
+    options_ = ScanOptions(geometry or "repair", prefer, keep_identifiers)
     predictor = Predictor(settings, device=choose_device(settings.device), frame=frame, options=options_)
     scans = find_inputs(patterns, channels=predictor.channels, options=options_)
     cases = plan_cases(scans, output, settings.output_type)

@@ -80,3 +80,28 @@ def test_predict_leaves_out_the_localizer_of_a_study(tmp_path):
     result = medseg_command("predict", study, "--model", model, "-o", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.output
     assert [case["name"] for case in json.loads(result.stdout.splitlines()[-1])["cases"]] == ["scan"]
+
+
+def test_names_of_results_and_the_record_do_not_tell_who_the_patient_is_unless_that_is_wanted(tmp_path):
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    study = tmp_path / "ward"
+    study.mkdir()
+    places = [(ORIGIN + n * STEP * NORMAL).tolist() for n in (0, 1, 3, 4)]
+    slices = [make(k, ImagePositionPatient=place) for k, place in enumerate(places)]
+    folder = save(study / "SECRETIVE_ct", *slices)
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(f"secretive-{path.name}"))
+    assert medseg_command("predict", study, "--model", model, "-o", tmp_path / "out").exit_code == 0
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name == "run.json" for path in written)
+    for path in written:
+        assert "secretive" not in path.name.lower()
+        if path.suffix == ".json":
+            assert "secretive" not in path.read_text().lower()
+    (mask,) = (tmp_path / "out").glob("*_ct_seg.nii.gz")
+    patient = json.loads(medseg_command("inspect", study, "--json").stdout)["series"][0]["owner"][0]
+    assert mask.name == f"{patient}_ct_seg.nii.gz"
+    kept = medseg_command("predict", study, "--model", model, "-o", tmp_path / "kept", "--keep-identifiers")
+    assert kept.exit_code == 0
+    assert (tmp_path / "kept" / "SECRETIVE_ct_seg.nii.gz").is_file()

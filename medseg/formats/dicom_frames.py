@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medseg.formats.dicom_header import Header, guarded, numbers, read_header, text
+from medseg.formats.dicom_fields import numbers, text
+from medseg.formats.dicom_header import Header, guarded, read_header
 from medseg.formats.dicom_slice import (
     FRAME_KEYS,
     Slice,
@@ -29,14 +30,15 @@ _CSA = 0x00291010  # Siemens: the header in which the slice normal is found
 _MOST_TILES = 4096
 
 
-def read_slices(path: Path) -> tuple[Slice, ...]:
-    """The planes of a file, without their pixels.
+def read_slices(path: Path, *, limited: bool = False) -> tuple[Slice, ...]:
+    """The planes of a file, without their pixels; `limited` as in `read_header`.
 
     Raises:
         SkippedFileError: If the file is not an image, or is damaged; the message is the reason alone, without path.
+        LargeHeaderError: If the header is large and the process is not limited.
     """
     with guarded():
-        header = read_header(path)
+        header = read_header(path, limited=limited)
         if "PerFrameFunctionalGroupsSequence" in header.data:
             return _frames(header)
         one = plain_slice(header)

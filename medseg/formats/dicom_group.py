@@ -68,7 +68,7 @@ def older_finding(older: Sequence[Slice]) -> list[Finding]:
 
 
 def _is_copy(first: Slice, other: Slice) -> bool:
-    ignored = ("path", "stored", "acquired", "description")
+    ignored = ("path", "stored", "acquired", "description", "identity")
     names = [name for name in first.__dataclass_fields__ if name not in ignored]
     return all(getattr(first, name) == getattr(other, name) for name in names) and same_pixels(first, other)
 

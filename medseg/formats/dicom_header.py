@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pydicom
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -31,15 +29,25 @@ from pydicom.uid import (
 
 from medseg.errors import InputError
 from medseg.formats.base import shown
-from medseg.formats.dicom_elements import quiet
+from medseg.formats.dicom_fields import text
 from medseg.formats.dicom_walk import walk
 
+MOST_HEADER_BYTES = 2**23  # that are parsed without limits of time and memory, which is a matter of seconds
 MOST_INFLATED_BYTES = 2**29  # of a deflated file: more would be a bomb, or a volume that nobody deflates
 
 # All that reading needs; nothing else of the header is looked at.
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
 _PLACE += ["SpacingBetweenSlices"]  # for mosaics alone, which hold no other word on it
-_GROUP = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription"]
+_GROUP = [
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesDescription",
+]
 _KIND = ["Modality", "ImageType", "ConvolutionKernel", "PhotometricInterpretation", "RescaleType", "Units"]
 _KIND += ["ComplexImageComponent", "VolumetricProperties"]
 _TIME = ["EchoTime", "DiffusionBValue", "DiffusionGradientOrientation", "TemporalPositionIdentifier", "TriggerTime"]
@@ -57,12 +65,11 @@ _TAGS: list[Any] = ["SOPClassUID", "SOPInstanceUID", *_PLACE, *_GROUP, *_KIND, *
 _TAGS += [*_PRIVATE, 0x00080005]
 _TAGS = [pydicom.tag.Tag(tag) for tag in _TAGS]
 _NUMBERS = frozenset(map(int, _TAGS))  # a plain int is quicker to look up
-_HEAD_BYTES = 2**16  # nearly every header of a single slice ends before
+_HEAD_BYTES = (2**16, 2**20)  # nearly every header of a single slice ends within the first, others within both
 # Where the meta header ends and the data set begins, by transfer syntax: whether types are left out.
 _TRANSFERS = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
 _TRANSFERS |= {uid: False for uid in AllTransferSyntaxes if uid.is_encapsulated}
 
-_TEXT_TYPES = frozenset(("CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"))
 _OTHER_OBJECTS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LONG_TYPES = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -78,6 +85,13 @@ class SkippedFileError(InputError):
     def __init__(self, reason: str, *, damaged: bool) -> None:
         super().__init__(reason)
         self.damaged = damaged
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), damaged=self.damaged), self.args  # exceptions forget keywords when pickled
+
+
+class LargeHeaderError(Exception):
+    """A header is so large that it has to be read within limits of time and memory."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +124,20 @@ def looks_like_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM" or (starts_with_group and len(head) > 132)
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of an image, not its pixels; to be called within `guarded`, as all that looks at its elements.
+def read_header(path: Path, *, limited: bool = False) -> Header:
+    """Read the header of an image, not its pixels.
+
+    To be called within `guarded` and `quiet`, as all that looks at its elements.
+
+    Args:
+        path: The file.
+        limited: Whether time and memory of this process are limited, so that a header may be as large as it likes.
 
     Raises:
         SkippedFileError: If the file is not an image, or is damaged; the message is the reason alone, without path.
+        LargeHeaderError: If the header is large and the process is not limited.
     """
-    header = _parsed(path)
+    header = _parsed(path, sys.maxsize if limited else MOST_HEADER_BYTES)
     check_is_image(header.data)
     return header
 
@@ -127,33 +148,54 @@ def guarded() -> Iterator[None]:
 
     Raises:
         SkippedFileError: Instead of any other exception.
+        LargeHeaderError: If the header is too large to be read without limits.
     """
-    with quiet():
-        try:
-            yield
-        except SkippedFileError:
-            raise
-        except Exception:  # pydicom raises whatever it likes on damaged data
-            raise SkippedFileError("the DICOM header is damaged; copy the file again", damaged=True) from None
+    try:
+        yield
+    except (SkippedFileError, LargeHeaderError):
+        raise
+    except Exception:  # pydicom raises whatever it likes on damaged data
+        raise SkippedFileError("the DICOM header is damaged; copy the file again", damaged=True) from None
 
 
-def _parsed(path: Path) -> Header:
+def _parsed(path: Path, most_bytes: int) -> Header:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
         size = os.fstat(file.fileno()).st_size
-        syntax = UID(_declared_syntax(head))
-        if syntax != DeflatedExplicitVRLittleEndian:
+        head = b""
+        for count in _HEAD_BYTES:
+            head += file.read(count)
+            syntax = UID(_declared_syntax(head))
             if syntax in _TRANSFERS and (found := walk(head, _meta_end(head), _NUMBERS, implicit=_TRANSFERS[syntax])):
                 data, pixels_at = found
                 return Header(path, data, syntax, pixels_at, size - pixels_at)
+            if len(head) == size:
+                break
+        if syntax != DeflatedExplicitVRLittleEndian:
             file.seek(0)
-            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            counted: Any = _Counted(file, most_bytes)
+            data = pydicom.dcmread(counted, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             return Header(path, data, _syntax(data), file.tell(), size - file.tell())
     stream = inflated(path)
+    counted = _Counted(stream, most_bytes)
     data = read_dataset(
-        stream, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
+        counted, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
     )  # fmt: skip
     return Header(path, data, syntax, stream.tell(), len(stream.getbuffer()) - stream.tell())
+
+
+class _Counted:
+    """A stream of which only so many bytes may be read; what is passed over does not count."""
+
+    def __init__(self, stream: IO[bytes], most_bytes: int) -> None:
+        self._stream, self._left = stream, most_bytes
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int = -1) -> bytes:
+        content = self._stream.read(count if 0 <= count <= self._left else self._left + 1)
+        self._left -= len(content)
+        if self._left < 0:
+            raise LargeHeaderError
+        return content
 
 
 def inflated(path: Path) -> BytesIO:
@@ -233,48 +275,3 @@ def check_is_image(data: Dataset) -> None:
         if not name and "SOPInstanceUID" not in data and "SeriesInstanceUID" not in data:
             raise SkippedFileError("not a DICOM file, whatever its name says", damaged=False)
         raise SkippedFileError("the DICOM header is damaged or cut short; copy the file again", damaged=True)
-
-
-def numbers(data: Dataset, keyword: str | int, count: int) -> tuple[float, ...]:
-    """The finite numbers of an element; () if it is absent or has another number of values."""
-    value = _value(data, keyword)
-    if value is None or value == "":
-        return ()
-    if isinstance(value, str):
-        value = value.split("\\")
-    values = [value] if count == 1 and not hasattr(value, "__len__") else list(value)
-    try:
-        found = tuple(float(number) for number in values)
-    except (TypeError, ValueError):
-        return ()
-    return found if len(found) == count and all(map(math.isfinite, found)) else ()
-
-
-def text(data: Dataset, keyword: str) -> str:
-    """The value as text, "" if it is absent; several values as DICOM writes them, with backslashes between."""
-    value = _value(data, keyword)
-    if isinstance(value, MultiValue):
-        return "\\".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _value(data: Dataset, keyword: str | int) -> Any:
-    """The value of an element; plain text, which most are, without pydicom's conversion, as several values in one."""
-    tag = _tag(keyword)
-    if tag not in data:
-        return None
-    element = data.get_item(tag)
-    if isinstance(element, RawDataElement) and element.VR in _TEXT_TYPES:
-        content = element.value or b""
-        if content.isascii() and b"\0" not in content.rstrip(b"\0"):
-            words = content.decode("ascii").rstrip("\0 ").split("\\")
-            return "\\".join(word.strip() for word in words)
-    return data[tag].value
-
-
-_tag = lru_cache(maxsize=None)(pydicom.tag.Tag)  # which looks a keyword up each time
-
-
-def code(data: Dataset, keyword: str) -> str:
-    """A value of type CS, at most 16 printable characters whatever the file says, fit for a message."""
-    return shown(text(data, keyword)[:16])

@@ -11,7 +11,8 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from medseg.formats.base import shown
-from medseg.formats.dicom_header import Header, SkippedFileError, class_name, code, numbers, text
+from medseg.formats.dicom_fields import code, numbers, text, whole
+from medseg.formats.dicom_header import Header, SkippedFileError, class_name
 
 PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG")  # shadows: no voxel has a place in space
 
@@ -84,6 +85,7 @@ class Slice:
         sop_class: SOPClassUID.
         owner: Patient, study, series and frame of reference: planes of one volume have them in common.
         kind: Likewise modality, image type, kernel and unit.
+        identity: PatientName, PatientID, AccessionNumber and PatientBirthDate, which are to show nowhere.
         contrast: Echo time and b-value: planes of one volume have them in common, volumes of one series need not.
         keys: Value of each of `FRAME_KEYS`; None if absent.
         number: InstanceNumber, which never places a plane.
@@ -109,6 +111,7 @@ class Slice:
     sop_class: str
     owner: tuple[str, ...] = field(repr=False)
     kind: tuple[str, ...]
+    identity: tuple[str, str, str, str] = field(repr=False)
     contrast: tuple[float | None, ...]
     keys: tuple[tuple[float, ...] | None, ...]
     number: int | None
@@ -154,6 +157,12 @@ def plain_slice(header: Header) -> Slice:
             text(data, key) for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
         ),
         kind=(*kind, text(data, "ComplexImageComponent")),
+        identity=(
+            text(data, "PatientName"),
+            text(data, "PatientID"),
+            text(data, "AccessionNumber"),
+            text(data, "PatientBirthDate"),
+        ),
         contrast=(_first(data, "EchoTime"), b_value(data)),
         keys=frame_keys(data),
         number=int(number[0]) if (number := numbers(data, "InstanceNumber", 1)) else None,
@@ -203,18 +212,17 @@ def _first(data: Dataset, keyword: str) -> float | None:
 def stored_as(header: Header) -> Stored:
     """How a file stores its pixels."""
     data = header.data
-    allocated = int(data.get("BitsAllocated", 0))
-    bits = int(data.get("BitsStored", 0) or 0)
+    bits = whole(data, "BitsStored", 0)
     return Stored(
         syntax=header.syntax,
         pixels_at=header.pixels_at,
-        frames=max(int(data.get("NumberOfFrames") or 1), 1),
-        rows=int(data.Rows),
-        columns=int(data.Columns),
-        allocated=allocated,
+        frames=max(whole(data, "NumberOfFrames", 1), 1),
+        rows=whole(data, "Rows", 0),
+        columns=whole(data, "Columns", 0),
+        allocated=whole(data, "BitsAllocated", 0),
         bits=bits,
-        high=int(data.get("HighBit", bits - 1)),
-        signed=int(data.get("PixelRepresentation", 0)) == 1,
+        high=whole(data, "HighBit", bits - 1),
+        signed=whole(data, "PixelRepresentation", 0) == 1,
         photometric=code(data, "PhotometricInterpretation"),
     )
 
@@ -245,7 +253,7 @@ def pixel_trouble(header: Header, stored: Stored) -> str:
     intercept = numbers(data, "RescaleIntercept", 1) if "RescaleIntercept" in data else (0.0,)
     bits = stored.bits
     bad_bits = stored.allocated not in (8, 16, 32) or not 1 <= bits <= stored.high + 1 <= stored.allocated
-    is_grey = int(data.get("SamplesPerPixel", 1)) == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
+    is_grey = whole(data, "SamplesPerPixel", 1) == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
     troubles: tuple[tuple[Any, str], ...] = (
         (not is_grey, f"a colour image ({colours or 'unknown colours'}); give grey values"),
         (min(stored.rows, stored.columns) < 1, "an empty image; check how it was exported"),
