@@ -33,7 +33,7 @@ from medseg.ledger import (
     status,
 )
 from medseg.model import Model, load_model
-from medseg.outputs import MASK_ENDINGS, is_mask, read_from, source_of
+from medseg.outputs import MASK_ENDINGS, is_mask, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
 from medseg.refine import crf_refiner
@@ -196,7 +196,7 @@ class Predictor:
                 mask=case.mask,
                 preferred=case.folder,
                 settings=self.settings,
-                source=read_from(volume, source),
+                source=volume.sources or source,
                 algorithm=Algorithm(choice.info.name, choice.info.card.version),
                 about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
                 record=record,

@@ -16,12 +16,13 @@ import numpy as np
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.formats.base import Format, check_intensities, nothing, refused, shown
 from medseg.formats.dicom_files import read_all
-from medseg.formats.dicom_group import by_contrast, frames, objection, separated, without_copies
+from medseg.formats.dicom_group import by_contrast, objection, separated, without_copies
 from medseg.formats.dicom_header import SkippedFileError, looks_like_dicom
 from medseg.formats.dicom_repair import on_grid
 from medseg.formats.dicom_slice import FRAME_KEYS, Slice
 from medseg.formats.dicom_stack import Stack, stack
 from medseg.formats.dicom_values import read_values
+from medseg.formats.dicom_volumes import frames
 from medseg.opaque import identifying, opaque, secret
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Volume
@@ -71,14 +72,7 @@ def read(series: Series, frame: int | None) -> Volume:
 
     A plane whose pixels are damaged is treated as missing, and named.
     """
-    if not isinstance(series, _DicomSeries):
-        series = _again(series)
-    if series.error is not None:
-        raise series.error
-    if frame is not None and not 0 <= frame < max(series.frames, 1):
-        many = f"{series.frames}; choose --frame N with N from 0 to {series.frames - 1}"
-        only = many if series.frames > 1 else "one; leave --frame out"
-        raise InputError(f"{shown(series.paths[0])}: has no frame {frame}, only {only}.")
+    series = _chosen(series, frame)
     chosen, options = series.stacks[frame or 0], series.options
     values, broken = read_values(chosen.planes)
     findings = tuple(one for one in series.findings if one.code != "frames" or frame is None)
@@ -93,7 +87,30 @@ def read(series: Series, frame: int | None) -> Volume:
     return Volume(array[np.newaxis], chosen.geometry, planes[0].modality or None, doubts, _sources(chosen))
 
 
+def planes_of(series: Series, frame: int | None) -> tuple[SourcePlane, ...]:
+    """The planes that a volume of a candidate is made of, without their pixels.
+
+    Raises:
+        InputError: If there is no such frame, or the candidate cannot be read.
+        GeometryError: If nobody knows where it lies.
+    """
+    return _sources(_chosen(series, frame).stacks[frame or 0])
+
+
 DICOM = Format(_NAME, recognises, scan, read)
+
+
+def _chosen(series: Series, frame: int | None) -> _DicomSeries:
+    """The series with its headers, if it can be read and has this frame."""
+    if not isinstance(series, _DicomSeries):
+        series = _again(series)
+    if series.error is not None:
+        raise series.error
+    if frame is not None and not 0 <= frame < max(series.frames, 1):
+        many = f"{series.frames}; choose --frame N with N from 0 to {series.frames - 1}"
+        only = many if series.frames > 1 else "one; leave --frame out"
+        raise InputError(f"{shown(series.paths[0])}: has no frame {frame}, only {only}.")
+    return series
 
 
 def _again(series: Series) -> _DicomSeries:

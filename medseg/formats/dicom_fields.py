@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from functools import lru_cache
 from typing import Any
 
@@ -16,20 +17,30 @@ from medseg.formats.base import shown
 _TEXT_TYPES = frozenset(("CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UI"))
 
 
-def numbers(data: Dataset, keyword: str | int, count: int) -> tuple[float, ...]:
-    """The finite numbers of an element; () if it is absent or has another number of values."""
+# Elements of makers: b-values of Siemens, Philips, GE and United Imaging, and the direction of Philips. Files without
+# types of elements do not say how these are to be read.
+GE_B_VALUE = 0x00431039
+SIEMENS_TILES = 0x0019100A  # number of images in a mosaic
+B_VALUES = (0x0019100C, 0x20011003, GE_B_VALUE, 0x00651009)
+_PRIVATE_TYPES = dict.fromkeys((0x20011003, 0x200510B0, 0x200510B1, 0x200510B2), "<f")
+_PRIVATE_TYPES |= {0x00651009: "<d", SIEMENS_TILES: "<H"}
+_PRIVATE_TEXTS = frozenset((0x0019100C, GE_B_VALUE))
+
+
+def numbers(data: Dataset, keyword: str | int, count: int | None) -> tuple[float, ...]:
+    """The finite numbers of an element, so many or any number; () if it is absent or has another number of values."""
     value = _value(data, keyword)
     if value is None or value == "":
         return ()
     if isinstance(value, str):
         values: list[Any] = value.split("\\")
     else:
-        values = [value] if count == 1 and not hasattr(value, "__len__") else list(value)
+        values = [value] if count in (1, None) and not hasattr(value, "__len__") else list(value)
     try:
         found = tuple(float(number) for number in values)
     except (TypeError, ValueError):
         return ()
-    return found if len(found) == count and all(map(math.isfinite, found)) else ()
+    return found if count in (len(found), None) and all(map(math.isfinite, found)) else ()
 
 
 def whole(data: Dataset, keyword: str, default: int) -> int:
@@ -62,6 +73,11 @@ def _value(data: Dataset, keyword: str | int) -> Any:
                 return "\\".join(map(str.strip, words.split("\\"))) if "\\" in words else words.strip()
         elif element.VR == "US" and len(content) == 2 and element.is_little_endian:
             return int.from_bytes(content, "little")
+        elif element.VR in (None, "UN") and element.tag in _PRIVATE_TEXTS:
+            return content.decode("ascii", "replace").rstrip("\0 ")
+        elif element.VR in (None, "UN") and element.tag in _PRIVATE_TYPES:
+            kind = _PRIVATE_TYPES[element.tag]
+            return struct.unpack(kind, content)[0] if len(content) == struct.calcsize(kind) else None
     return data[_tag(keyword)].value
 
 

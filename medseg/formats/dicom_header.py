@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from medseg.errors import InputError
 from medseg.formats.base import shown
-from medseg.formats.dicom_fields import text
+from medseg.formats.dicom_fields import B_VALUES, SIEMENS_TILES, text
 from medseg.formats.dicom_walk import walk
 
 MOST_HEADER_BYTES = 2**23  # that are parsed without limits of time and memory, which is a matter of seconds
@@ -58,20 +58,21 @@ _PIXELS = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelReprese
 _PIXELS += ["BitsAllocated", "BitsStored", "HighBit"]
 _VALUES = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"]
 _FRAMES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-# Siemens' mosaics: the number of slices, and the header in which their positions are hidden; Philips' b-value and
-# direction; Siemens' and GE's b-value.
-_PRIVATE = [0x0019100A, 0x00291010, 0x20011003, 0x200510B0, 0x200510B1, 0x200510B2, 0x0019100C, 0x00431039]
+# Siemens' mosaics: the number of slices, and the header in which their positions are hidden; Philips' direction of
+# diffusion.
+_PRIVATE = [SIEMENS_TILES, 0x00291010, 0x200510B0, 0x200510B1, 0x200510B2, *B_VALUES]
 _TAGS: list[Any] = ["SOPClassUID", "SOPInstanceUID", *_PLACE, *_GROUP, *_KIND, *_TIME, *_PIXELS, *_VALUES, *_FRAMES]
 _TAGS += [*_PRIVATE, 0x00080005]
 _TAGS = [pydicom.tag.Tag(tag) for tag in _TAGS]
 _NUMBERS = frozenset(map(int, _TAGS))  # a plain int is quicker to look up
-_HEAD_BYTES = (2**16, 2**20)  # nearly every header of a single slice ends within the first, others within both
+_HEAD_BYTES = (2**14, 2**16, 2**20)  # most headers of a single slice end within the first, nearly all within all
 # Where the meta header ends and the data set begins, by transfer syntax: whether types are left out.
 _TRANSFERS = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
 _TRANSFERS |= {uid: False for uid in AllTransferSyntaxes if uid.is_encapsulated}
 
 _OTHER_OBJECTS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_FLOATS = (b"\xe0\x7f\x08\0", b"\xe0\x7f\x09\0", b"\x7f\xe0\0\x08", b"\x7f\xe0\0\x09")
 _LONG_TYPES = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 
 
@@ -104,6 +105,7 @@ class Header:
         syntax: Transfer syntax.
         pixels_at: Byte at which the element of the pixels begins, in the inflated file if it is deflated.
         room: Bytes from there to the end.
+        has_floats: Whether that element holds floating-point numbers, which no scanner's image does.
     """
 
     path: Path
@@ -111,6 +113,7 @@ class Header:
     syntax: UID
     pixels_at: int
     room: int
+    has_floats: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -152,7 +155,7 @@ def guarded() -> Iterator[None]:
     """
     try:
         yield
-    except (SkippedFileError, LargeHeaderError):
+    except (SkippedFileError, LargeHeaderError, MemoryError):
         raise
     except Exception:  # pydicom raises whatever it likes on damaged data
         raise SkippedFileError("the DICOM header is damaged; copy the file again", damaged=True) from None
@@ -167,19 +170,20 @@ def _parsed(path: Path, most_bytes: int) -> Header:
             syntax = UID(_declared_syntax(head))
             if syntax in _TRANSFERS and (found := walk(head, _meta_end(head), _NUMBERS, implicit=_TRANSFERS[syntax])):
                 data, pixels_at = found
-                return Header(path, data, syntax, pixels_at, size - pixels_at)
+                return Header(path, data, syntax, pixels_at, size - pixels_at, head[pixels_at:][:4] in _FLOATS)
             if len(head) == size:
                 break
         if syntax != DeflatedExplicitVRLittleEndian:
             file.seek(0)
-            counted: Any = _Counted(file, most_bytes)
-            data = pydicom.dcmread(counted, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-            return Header(path, data, _syntax(data), file.tell(), size - file.tell())
+            with _counted(file, most_bytes) as counted:
+                data = pydicom.dcmread(counted, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            at = file.tell()
+            return Header(path, data, _syntax(data), at, size - at, file.read(4) in _FLOATS)
     stream = inflated(path)
-    counted = _Counted(stream, most_bytes)
-    data = read_dataset(
-        counted, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
-    )  # fmt: skip
+    with _counted(stream, most_bytes) as counted:
+        data = read_dataset(
+            counted, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
+        )  # fmt: skip
     return Header(path, data, syntax, stream.tell(), len(stream.getbuffer()) - stream.tell())
 
 
@@ -187,15 +191,27 @@ class _Counted:
     """A stream of which only so many bytes may be read; what is passed over does not count."""
 
     def __init__(self, stream: IO[bytes], most_bytes: int) -> None:
-        self._stream, self._left = stream, most_bytes
+        self._stream, self.left = stream, most_bytes
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, count: int = -1) -> bytes:
-        content = self._stream.read(count if 0 <= count <= self._left else self._left + 1)
-        self._left -= len(content)
-        if self._left < 0:
-            raise LargeHeaderError
+        content = self._stream.read(count if 0 <= count <= self.left else self.left + 1)
+        self.left -= len(content)
+        if self.left < 0:
+            raise EOFError
         return content
+
+
+@contextmanager
+def _counted(stream: IO[bytes], most_bytes: int) -> Iterator[Any]:
+    counted = _Counted(stream, most_bytes)
+    try:
+        yield counted
+    except Exception:  # pydicom puts others in place of the one that says that it is enough
+        if counted.left >= 0:
+            raise
+    if counted.left < 0:
+        raise LargeHeaderError
 
 
 def inflated(path: Path) -> BytesIO:

@@ -11,7 +11,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from medseg.formats.base import shown
-from medseg.formats.dicom_fields import code, numbers, text, whole
+from medseg.formats.dicom_fields import B_VALUES, GE_B_VALUE, code, numbers, text, whole
 from medseg.formats.dicom_header import Header, SkippedFileError, class_name
 
 PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG")  # shadows: no voxel has a place in space
@@ -27,6 +27,8 @@ FRAME_KEYS = (
     "FlipAngle",
     "AcquisitionNumber",
 )
+MOST_RATIO = 2000  # of compressed pixels, above what every file may have: an empty picture shrinks so far
+FREE_BYTES = 2**24
 _DATES = (
     ("AcquisitionDate", "AcquisitionTime"),
     ("ContentDate", "ContentTime"),
@@ -193,10 +195,10 @@ def frame_keys(data: Dataset) -> tuple[tuple[float, ...] | None, ...]:
 
 
 def b_value(data: Dataset) -> float | None:
-    """The b-value, from the standard's element or Siemens' or Philips' own."""
-    for key in ("DiffusionBValue", 0x20011003, 0x0019100C):
-        if found := numbers(data, key, 1):
-            return found[0]
+    """The b-value, from the standard's element or one of a maker's own."""
+    for key in ("DiffusionBValue", *B_VALUES):
+        if found := numbers(data, key, None):
+            return found[0] % 1e5 if key == GE_B_VALUE else found[0]  # GE adds 10⁹ to some
     return None
 
 
@@ -228,14 +230,16 @@ def stored_as(header: Header) -> Stored:
 
 
 def check_room(header: Header, stored: Stored) -> None:
-    """Turn away a file that ends before its pixels do.
+    """Turn away a file that ends before its pixels do, before memory is taken for them.
 
     Raises:
         SkippedFileError: If so.
     """
-    needed = stored.frames * stored.frame_bytes if header.is_plain else 1  # of colours, which are refused, a part
-    if header.room < needed:
+    needed = stored.frames * stored.frame_bytes  # of colours, which are refused, a part
+    if header.room < (needed if header.is_plain else 1):
         raise SkippedFileError("the file ends in the middle of its pixels; copy the file again", damaged=True)
+    if needed > max(MOST_RATIO * header.room, FREE_BYTES):
+        raise SkippedFileError("it promises more pixels than its bytes can hold; copy the file again", damaged=True)
 
 
 def _trouble(header: Header, stored: Stored) -> str:
@@ -256,6 +260,7 @@ def pixel_trouble(header: Header, stored: Stored) -> str:
     is_grey = whole(data, "SamplesPerPixel", 1) == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
     troubles: tuple[tuple[Any, str], ...] = (
         (not is_grey, f"a colour image ({colours or 'unknown colours'}); give grey values"),
+        (header.has_floats, "pixels are floating-point numbers (a parametric map); convert it to NIfTI"),
         (min(stored.rows, stored.columns) < 1, "an empty image; check how it was exported"),
         (bad_bits, f"pixels of {bits} bits up to bit {stored.high} of {stored.allocated}; correct the header"),
         ("ModalityLUTSequence" in data, "values go through a lookup table; export it rescaled linearly"),

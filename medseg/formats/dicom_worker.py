@@ -28,6 +28,7 @@ _QUICKEST = {
 def main() -> None:
     """Answer requests until stdin ends."""
     limit_memory()
+    sys.modules["requests"] = None  # type: ignore[assignment] # else pydicom imports it, for downloads
     warnings.simplefilter("ignore")
     source, target = sys.stdin.buffer, sys.stdout.buffer
     while len(size := source.read(4)) == 4:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +158,8 @@ def is_one_of(found: Found, truths: list[dict[str, Any]]) -> int | None:
     return None
 
 
-def judge(reader: str, case: Path, python: str) -> str:
-    """One of `VERDICTS`."""
+def judge(reader: str, case: Path, python: str) -> tuple[str, frozenset[str]]:
+    """One of `VERDICTS`, where "wrong" does not say yet whether it was said, and the lines that were."""
     truths = json.loads((case / "truth.json").read_text())["volumes"]
     with tempfile.TemporaryDirectory() as out:
         command = [python, __file__, "--work", reader, str(case / "data"), out]
@@ -175,7 +175,7 @@ def judge(reader: str, case: Path, python: str) -> str:
                 errors="replace",
             )
         except subprocess.TimeoutExpired:
-            return "crashed"
+            return "crashed", frozenset()
         found = []
         for path in sorted(Path(out).iterdir()):
             with np.load(path) as stored:
@@ -185,15 +185,22 @@ def judge(reader: str, case: Path, python: str) -> str:
     wanted = set(values.values())
     got = {values[truths[number]["sha256_f32"]] for number in matches if number is not None}
     is_whole = len(matches) == len(found) and None not in matches and got == wanted
+    lines = frozenset(done.stderr.splitlines())
     if done.returncode < 0:
-        return "crashed"
+        return "crashed", lines
     if done.returncode:
         if not truths and not found:
-            return "right"
-        return "refused" if not found or is_whole or None not in matches else "wrong with a log line"
-    if (truths or not found) and is_whole:
-        return "right"
-    return "wrong with a log line" if done.stderr.strip() else "silently wrong"
+            return "right", lines
+        return "refused" if not found or is_whole or None not in matches else "wrong", lines
+    return "right" if (truths or not found) and is_whole else "wrong", lines
+
+
+def judge_all(reader: str, cases: Sequence[Path], python: str) -> dict[str, str]:
+    """The verdict on each case; what a reader says about every case is no word on any of them."""
+    judged = {case.name: judge(reader, case, python) for case in cases}
+    always = frozenset.intersection(*(lines for verdict, lines in judged.values() if verdict != "crashed"))
+    wrong = {name: VERDICTS[2] if lines - always else VERDICTS[1] for name, (_, lines) in judged.items()}
+    return {name: wrong[name] if verdict == "wrong" else verdict for name, (verdict, _) in judged.items()}
 
 
 def main() -> None:
@@ -212,7 +219,7 @@ def main() -> None:
     for reader in arguments.readers:
         python = sys.executable if reader == "medseg" else arguments.python
         if python:
-            table[reader] = {case.name: judge(reader, case, python) for case in cases}
+            table[reader] = judge_all(reader, cases, python)
     print("| case | " + " | ".join(table) + " |\n|---|" + "---|" * len(table))
     for case in cases:
         print(f"| {case.name} | " + " | ".join(table[reader][case.name] for reader in table) + " |")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -83,6 +84,25 @@ def test_compressed_slices_are_read_alone_and_mixed_with_others(syntax: UID, tmp
         one.file_meta.MediaStorageSOPInstanceUID = uid
     volume = read(save(tmp_path / "ct", *slices))
     np.testing.assert_array_equal(volume.array[0], voxels.transpose(2, 1, 0) - 1024.0)
+
+
+def test_small_file_that_promises_a_huge_picture_is_named_before_memory_is_taken(tmp_path: Path) -> None:
+    slices = [make(k) for k in range(4)]
+    for one in slices:
+        one.compress(RLELossless)
+    slices[1].Rows = slices[1].Columns = 65535
+    ((_, reason),) = scan(save(tmp_path / "ct", *slices)).skipped
+    assert "promises more pixels" in reason
+
+
+def test_pictures_in_several_fragments_are_read(tmp_path: Path) -> None:
+    voxels = np.kron(VOXELS, np.ones((1, 16, 16), dtype=np.uint16))
+    slices = [make(k, voxels, Columns=voxels.shape[2]) for k in range(4)]
+    for one in slices:
+        one.compress(JPEG2000Lossless)
+        (picture,) = generate_frames(one.PixelData, number_of_frames=1)
+        one.PixelData = encapsulate([picture], fragments_per_frame=3, has_bot=False)
+    np.testing.assert_array_equal(read(save(tmp_path / "ct", *slices)).array[0], voxels.transpose(2, 1, 0) - 1024.0)
 
 
 def test_compressed_frames_of_one_file_are_read(tmp_path: Path) -> None:
