@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Set
+from functools import lru_cache
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -56,10 +58,20 @@ def walk(content: bytes, start: int, wanted: Set[int], *, implicit: bool) -> tup
                 if kind == b"SQ" or at > size:
                     return None
                 key = BaseTag(tag)
-                vr = kind.decode() if kind else None
+                vr = kind.decode() if kind else _type(tag)
                 found[key] = RawDataElement(key, vr, length, content[value_at:at], value_at, implicit, True)
     except (_OddError, struct.error):
         return None
+
+
+@lru_cache(maxsize=1024)
+def _type(tag: int) -> str | None:
+    """The type of an element of the standard, where it has but one."""
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return None
+    return vr if len(vr) == 2 else None
 
 
 def _element(content: bytes, at: int, *, implicit: bool) -> tuple[int, bytes, int, int]:

@@ -28,7 +28,7 @@ import numpy as np
 READERS = ("medseg", "simpleitk", "monai-pydicom", "monai-itk", "dicom2nifti", "dcm2niix", "highdicom")
 VERDICTS = ("right", "silently wrong", "wrong with a log line", "refused", "crashed")
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 
 
