@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
 from medseg.errors import InputError
-
-_FILE = click.Path(path_type=Path)
+from medseg.options import FILE, scan_options, silence_libraries
 
 
 @click.command()
-@click.argument("labels", type=_FILE)
-@click.argument("output", type=_FILE)
-@click.option("--source", metavar="SCAN", type=_FILE, help="The series that the labels belong to.")
+@click.argument("labels", type=FILE)
+@click.argument("output", type=FILE)
+@click.option("--source", metavar="SCAN", type=FILE, help="The series that the labels belong to.")
 @click.option("--output-type", metavar="TYPE", help="As of predict; default: by OUTPUT's ending (.dcm: dicom-seg).")
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D source, from 0.")
 @click.option("--geometry", type=click.Choice(["repair", "strict"]), default="repair", help="As `predict` has it.")
@@ -37,12 +35,11 @@ def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bo
     medseg convert seg.dcm plan.dcm --source dicom_folder \\
         --output-type dicom-rtstruct
     """
-    warnings.simplefilter("ignore")
+    silence_libraries(verbose=False)
     from medseg.convert import convert as run
-    from medseg.study import ScanOptions
 
     names = [name.strip() for several in roi_subset for name in several.split(",")]
-    reading = ScanOptions(options.pop("geometry"), options.pop("prefer"))
+    reading = scan_options(options)
     findings = run(labels, output, names=names, options=reading, **options)
     if as_json:
         notes = [{"code": finding.code, "message": finding.message} for finding in findings]
