@@ -55,7 +55,7 @@ def pull(client: Client, series: RemoteSeries, folder: Path, key: bytes | None =
 
         def receive(content: bytes) -> None:
             uid = _tied(content, series, target)
-            with atomic_path(target / f"{opaque(uid, key)}{_SUFFIX}") as part:
+            with atomic_path(target / _file_name(uid, key)) as part:
                 part.write_bytes(content)
             received.add(uid)
 
@@ -63,11 +63,22 @@ def pull(client: Client, series: RemoteSeries, folder: Path, key: bytes | None =
         missing = len(expected.keys() - received)
         if missing:
             raise ServerError(f"{target}: {missing} of {len(expected)} instances did not come; pull the series again.")
-        names = {f"{opaque(uid, key)}{_SUFFIX}" for uid in received}
+        names = {_file_name(uid, key) for uid in received}
         for path in target.glob(f"*{_SUFFIX}"):
             if path.name not in names:
                 path.unlink()
     return Pulled(target, frozenset(received))
+
+
+def is_here(client: Client, series: RemoteSeries, folder: Path) -> bool:
+    """Whether `pull` has brought all instances that the server now lists, and no others are here.
+
+    Raises:
+        ServerError: If the server fails.
+    """
+    key = secret(folder / KEY)
+    names = {_file_name(uid, key) for uid in client.instances(series)}
+    return {path.name for path in (folder / series.folder(key)).glob(f"*{_SUFFIX}")} == names
 
 
 def push(client: Client, paths: Sequence[Path]) -> int:
@@ -105,6 +116,10 @@ def dicom_files(paths: Sequence[Path]) -> tuple[Path, ...]:
         else:
             found[path] = None
     return tuple(found)
+
+
+def _file_name(uid: str, key: bytes) -> str:
+    return f"{opaque(uid, key)}{_SUFFIX}"
 
 
 def _storable(path: Path) -> bool:
