@@ -26,7 +26,7 @@ from flows.segment_study import _runner, segment_scan, segment_study  # noqa: E4
 from medseg.config import PredictConfig  # noqa: E402
 from medseg.errors import BatchError, InputError, ServerError  # noqa: E402
 from medseg.ledger import read_record  # noqa: E402
-from medseg.opaque import secret
+from medseg.opaque import secret  # noqa: E402
 from medseg.pacs.client import KEY, RemoteSeries  # noqa: E402
 from tests.dicom_files import make  # noqa: E402
 from tests.tiny import files_below, phantom, save_scan, save_tiny_model  # noqa: E402
