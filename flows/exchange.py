@@ -15,7 +15,8 @@ from flows.forms import Pacs, PacsQuery
 from medseg.atomic import write_text
 from medseg.errors import InputError, ResourceError, ServerError
 from medseg.ledger import Record, read_record
-from medseg.pacs.client import Client, Filters, RemoteSeries
+from medseg.opaque import secret
+from medseg.pacs.client import KEY, Client, Filters, RemoteSeries
 from medseg.pacs.transfer import is_here, pull, push
 from medseg.pacs.watch import NO_IMAGES
 
@@ -110,4 +111,4 @@ def is_pushed(folder: Path, record: Record, pacs: Pacs) -> bool:
 def _fetch(client: Client, series: RemoteSeries, folder: Path) -> Path:
     if not is_here(client, series, folder):
         pull(client, series, folder)
-    return folder / series.folder
+    return folder / series.folder(secret(folder / KEY))

@@ -33,7 +33,7 @@ from medseg.ledger import (
 )
 from medseg.locks import locked
 from medseg.model import Model, load_model
-from medseg.outputs import read_from, source_of
+from medseg.outputs import source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
 from medseg.refine import component_refiner, crf_refiner
@@ -140,7 +140,7 @@ class Predictor:
                 mask=case.mask,
                 preferred=case.folder,
                 settings=self.settings,
-                source=read_from(volume, source),
+                source=volume.sources or source,
                 algorithm=Algorithm(choice.info.name, choice.info.card.version),
                 about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
                 record=record,
@@ -231,7 +231,7 @@ def _versions() -> dict[str, str]:
 def _scan(scan: Input, volume: Volume, sha256: str, stamp: str | None) -> Scan:
     geometry = volume.geometry
     return Scan(
-        name=scan.paths[0].name if len(scan.paths) == 1 else scan.name,
+        name=scan.series[0].hide(scan.paths[0].name) if len(scan.paths) == 1 else scan.name,
         files=len(scan.paths),
         sha256=sha256,
         stamp=stamp,

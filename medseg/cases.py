@@ -97,7 +97,8 @@ def plan_tree(inputs: Sequence[Input], root: Path, output: Path, output_type: st
     cases = []
     for one in inputs:
         beside = one.beside.resolve()
-        below = beside.relative_to(top) if beside.is_relative_to(top) else Path()
+        parts = beside.relative_to(top).parts if beside.is_relative_to(top) else ()
+        below = Path(*map(one.series[0].hide, parts))
         folder = output / below / one.name
         mask = folder / f"{one.name}{MASK_ENDINGS[output_type]}"
         if mask.resolve() in {path.resolve() for path in one.paths}:

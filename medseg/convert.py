@@ -12,12 +12,13 @@ from medseg.formats import (
     Algorithm,
     candidate,
     needs_grid,
+    planes_of,
     read,
     read_segmentation,
     write,
     write_onto_source,
 )
-from medseg.study import Finding
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
 
 
 def convert(
@@ -28,6 +29,8 @@ def convert(
     output_type: str | None = None,
     names: Sequence[str] = (),
     algorithm: str | None = None,
+    frame: int | None = None,
+    options: ScanOptions = DEFAULT_OPTIONS,
 ) -> tuple[Finding, ...]:
     """Read labels and write them in another format.
 
@@ -37,6 +40,8 @@ def convert(
         source: The scan that the labels belong to; needed for DICOM output and for RTSTRUCT.
         output_type: "nifti" or one of `OUTPUT_TYPES`; None for what the output's ending says.
         names: The labels to convert; all where none is named.
+        frame: Which volume of the source, where it holds several.
+        options: How a doubtful source is dealt with.
         algorithm: What made the labels; where it is not given the file does not claim that they are automatic.
 
     Returns:
@@ -56,11 +61,11 @@ def convert(
         raise ConfigError(f"{output}: a DICOM output refers to the series that was segmented; give it with --source.")
     if kind != "nifti" and output.suffix.lower() != ".dcm":
         raise ConfigError(f"{output}: --output-type {kind} is written to .dcm; give another ending.")
-    series = candidate(source) if source is not None else None
+    series = candidate(source, options) if source is not None else None
     if kind != "nifti" and series is not None and series.format != "dicom":
         raise ConfigError(f"{source}: not a DICOM series, so no DICOM object can refer to it; give the series.")
     if series is not None and needs_grid(labels):
-        scan = read(series)
+        scan = read(series, frame=frame)
         files = series.paths if series.format == "dicom" else ()
         segmentation = read_segmentation(labels, onto=scan.geometry, source=files, names=names)
     else:
@@ -70,4 +75,6 @@ def convert(
         write(segmentation, output)
         return findings
     made_by = Algorithm(algorithm or "unknown", "unknown" if algorithm else __version__, automatic=bool(algorithm))
-    return tuple(dict.fromkeys((*findings, *write_onto_source(segmentation, output, kind, series.paths, made_by))))
+    return tuple(
+        dict.fromkeys((*findings, *write_onto_source(segmentation, output, kind, planes_of(series, frame), made_by)))
+    )

@@ -28,7 +28,8 @@ class Input:
     """One scan to segment.
 
     Attributes:
-        name: Its file's or folder's name without ending; unlike every other input's.
+        name: Its file's or folder's name without ending, and without what would tell who the patient is; unlike every
+            other input's.
         series: One for each file that holds channels of the scan; most scans have one.
         beside: The folder in which a result lies beside the scan.
         problem: Why it cannot be read; None for a sound one.
@@ -90,9 +91,9 @@ def read_input(scan_: Input, *, channels: int, frame: int | None) -> Volume:
         raise scan_.problem
     first = scan_.series[0]
     if len(scan_.series) == 1 and first.frames == channels > 1 and frame is None:
-        volumes = [read(first, frame=number) for number in range(channels)]
+        volumes = [_read(first, number) for number in range(channels)]
     else:
-        volumes = [read(series, frame=frame) for series in scan_.series]
+        volumes = [_read(series, frame) for series in scan_.series]
     if len(volumes) == 1:
         return volumes[0]
     for series, volume in zip(scan_.series, volumes, strict=False):
@@ -104,6 +105,13 @@ def read_input(scan_: Input, *, channels: int, frame: int | None) -> Volume:
     findings = tuple(dict.fromkeys(finding for volume in volumes for finding in volume.findings))
     array = np.concatenate([volume.array for volume in volumes])
     return Volume(array, volumes[0].geometry, volumes[0].modality, findings)
+
+
+def _read(series: Series, frame: int | None) -> Volume:
+    """A volume whose findings name no file by what would tell who the patient is."""
+    volume = read(series, frame=frame)
+    findings = (replace(finding, message=series.hide(finding.message)) for finding in volume.findings)
+    return replace(volume, findings=tuple(findings))
 
 
 def _inputs_at(pattern: str, options: ScanOptions) -> list[Input]:
@@ -125,7 +133,7 @@ def _input(series: Series) -> Input:
     name, beside = (folder.name, folder.parent) if _is_folder(series) else (_stem(first), first.parent)
     if series.container is not None:  # the files lie in a temporary folder
         beside = series.container.parent
-    return Input(name, (series,), beside, None if series.readable else _problem(series))
+    return Input(series.hide(name), (series,), beside, None if series.readable else _problem(series))
 
 
 def _problem(series: Series) -> MedsegError:
@@ -178,7 +186,7 @@ def _distinct(inputs: list[Input]) -> list[Input]:
     count = Counter(one.name for one in inputs)
     unique: dict[str, Input] = {}
     for one in inputs:
-        folder = _absolute(one.beside).name
+        folder = one.series[0].hide(_absolute(one.beside).name)
         base = f"{folder}_{one.name}" if count[one.name] > 1 and folder else one.name
         names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in unique)

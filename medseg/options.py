@@ -37,6 +37,7 @@ _PREDICTION = (
     click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0."),
     click.option("--geometry", type=click.Choice(["repair", "strict"]), help="Gaps and uneven slices: default repair."),
     click.option("--prefer", type=click.Choice(["latest"]), help="Of contradicting slices; default: refuse."),
+    click.option("--keep-identifiers", is_flag=True, help="Names of results may tell who the patient is."),
     click.option("--config", type=FILE, help="YAML in configs/predict; options win over it."),
     click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout."),
     click.option("--quiet", is_flag=True, help="Errors only."),
@@ -79,7 +80,9 @@ def scan_options(options: dict[str, Any]) -> ScanOptions:
     """How doubtful scans are dealt with; takes what decides it out of the options."""
     from medseg.study import ScanOptions
 
-    return ScanOptions(options.pop("geometry") or "repair", options.pop("prefer"))
+    return ScanOptions(
+        options.pop("geometry") or "repair", options.pop("prefer"), options.pop("keep_identifiers", False)
+    )
 
 
 def silence_libraries(verbose: bool) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from medseg.errors import ConfigError
 from medseg.inputs import Input
-from medseg.volume import Volume
 
 # What a mask is called after its scan, by output type.
 MASK_ENDINGS = {
@@ -53,9 +52,3 @@ def source_of(scan: Input, output_type: str) -> tuple[Path, ...]:
             f" and this is {series.format}; segment the DICOM series, or write nifti and use `medseg convert --source`."
         )
     return series.paths
-
-
-def read_from(volume: Volume, source: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Those of a scan's files that hold planes of this volume: not other frames, nor slices that were left out."""
-    files = {plane.path for plane in volume.sources}
-    return tuple(path for path in source if path in files) or source

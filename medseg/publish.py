@@ -14,7 +14,7 @@ from medseg.labels import LabelSet
 from medseg.ledger import RECORD, Output, Record, record_folder, sha256_of
 from medseg.locks import locked, present
 from medseg.report import preview, statistics, study_page
-from medseg.study import Finding
+from medseg.study import Finding, SourcePlane
 from medseg.volume import Segmentation, Volume
 
 STATISTICS = "statistics.json"
@@ -29,7 +29,7 @@ def publish(
     mask: Path,
     preferred: Path,
     settings: PredictConfig,
-    source: Sequence[Path],
+    source: Sequence[Path | SourcePlane],
     algorithm: Algorithm,
     about: Sequence[tuple[str, str]] = (),
     record: Callable[[tuple[Output, ...], tuple[Finding, ...]], Record],
@@ -43,7 +43,7 @@ def publish(
         mask: The label file.
         preferred: Folder of the other files, unless another mask's are there.
         settings: Which files to write.
-        source: Files of the scan, which a DICOM mask refers to.
+        source: Files of the scan, or its planes, which a DICOM mask refers to.
         algorithm: What made the labels.
         about: What made the labels, for the report.
         record: Called with all other files when they are written, and what was found doubtful on the way.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medseg.geometry import Geometry, Shape, Spacing
+from medseg.opaque import hide
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ScanOptions:
     Attributes:
         geometry: "repair" interpolates what is not a regular grid, with a finding; "strict" refuses it.
         prefer: "latest" takes the last made of slices that contradict one another; None refuses them.
-        keep_identifiers: Whether descriptions and identifiers are shown as they are, and not as opaque ones.
+        keep_identifiers: Whether descriptions and identifiers are shown as they are, and not hidden or as opaque ids.
     """
 
     geometry: Literal["repair", "strict"] = "repair"
@@ -85,6 +86,7 @@ class Series:
         modality: DICOM modality ("CT", "MR", ...) or None where the file does not say.
         description: For people; empty where it could identify a patient.
         owner: Patient, study and series, as opaque ids or as they are; () for formats without them.
+        identifying: Words that would tell who the patient is, and so are hidden in names and records of results.
         aside: Why `predict` leaves it out where there is another candidate; "" if it does not.
         container: The archive that holds the files, which then lie in a temporary folder.
     """
@@ -99,8 +101,13 @@ class Series:
     modality: str | None = None
     description: str = ""
     owner: tuple[str, ...] = ()
+    identifying: tuple[str, ...] = field(default=(), repr=False)
     aside: str = ""
     container: Path | None = None
+
+    def hide(self, text: str) -> str:
+        """A text, such as the name of a file, with the patient's opaque id in place of what would tell who it is."""
+        return hide(text, self.identifying, self.owner[0] if self.owner else "")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ install_import_hook(["medseg.networks", "medseg.inference", "medseg.refine"], _C
 
 # The same examples in every run, and no deadline: a busy machine is not a defect.
 settings.register_profile("medseg", deadline=None, derandomize=True)
+settings.register_profile("night", deadline=None, max_examples=20_000)
 settings.load_profile("medseg")
 
 _TESTS = Path(__file__).parent

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -19,11 +20,15 @@ from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from medseg.errors import MedsegError
-from medseg.formats import read, scan
-from tests.dicom_files import VOXELS, make, save
+from medseg.formats import OUTPUT_TYPES, needs_grid, read, read_segmentation, scan, write_onto_source
+from medseg.geometry import Geometry
+from medseg.volume import Segmentation
+from tests.dicom_files import COLUMN, COLUMN_SPACING, NORMAL, ORIGIN, ROW, ROW_SPACING, STEP, VOXELS, make, save
 from tests.enhanced_files import enhanced, frame
 
 MOST_SECONDS = 20  # for one file; a hang is a failure
+_LPS = np.column_stack((ROW * COLUMN_SPACING, COLUMN * ROW_SPACING, NORMAL * STEP, ORIGIN))
+ONTO = Geometry((5, 6, 4), np.vstack((np.diag((-1.0, -1.0, 1.0)) @ _LPS, (0, 0, 0, 1))))  # where labels are drawn
 
 
 def corpus(folder: Path) -> dict[str, Path]:
@@ -58,6 +63,14 @@ def corpus(folder: Path) -> dict[str, Path]:
     made["zip"] = folder / "study.zip"
     with zipfile.ZipFile(made["zip"], "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(made["plain"], "plain.dcm")
+    made["tar"] = folder / "study.tar"
+    with tarfile.open(made["tar"], "w") as tar:
+        tar.add(made["plain"], "plain.dcm")
+    files = sorted(save(folder / "labelled", *(make(k) for k in range(4))).iterdir())
+    labels = Segmentation((VOXELS.transpose(2, 1, 0) > 2000).astype(np.uint8), read(folder / "labelled").geometry)
+    for output_type in OUTPUT_TYPES:
+        made[output_type] = folder / f"{output_type}.dcm"
+        write_onto_source(labels, made[output_type], output_type, files)
     return made
 
 
@@ -94,15 +107,15 @@ def attempt(path: Path) -> str:
     since = time.monotonic()
     try:
         scan(path)
-        volume = read(path)
+        found = read_segmentation(path, onto=ONTO) if needs_grid(path) else read(path)
     except MedsegError as error:
         outcome = str(error)
         assert outcome.isprintable(), outcome
     else:
         outcome = "read"
-        assert np.isfinite(volume.geometry.affine).all()
-        assert np.isfinite(volume.array).all()
-        assert volume.array.shape[1:] == volume.geometry.shape
+        assert np.isfinite(found.geometry.affine).all()
+        assert np.isfinite(found.array).all()
+        assert found.array.shape[-3:] == found.geometry.shape
     took = time.monotonic() - since
     assert took < MOST_SECONDS, f"{took:.0f} s"
     return outcome

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.formats.base import Algorithm, Format
+from medseg.formats.dicom import planes_of
 from medseg.formats.dicom_seg import RESAMPLED
 from medseg.formats.labelled import OUTPUT_TYPES, needs_grid, read_segmentation, write, write_onto_source
 from medseg.formats.scanning import FORMATS, candidate, format_of, only, scan
@@ -20,6 +21,7 @@ __all__ = [
     "Format",
     "candidate",
     "needs_grid",
+    "planes_of",
     "read",
     "read_segmentation",
     "scan",

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from medseg.errors import GeometryError, InputError, MedsegError, ResourceError
 from medseg.geometry import Geometry
-from medseg.study import Finding, ScanOptions, Series, Study
+from medseg.study import Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Segmentation, Volume
 
 
@@ -55,7 +55,7 @@ class Onto:
     names: tuple[str, ...] = ()
 
 
-Writer = Callable[[Segmentation, Path, Sequence[Path], Algorithm], tuple[Finding, ...]]
+Writer = Callable[[Segmentation, Path, Sequence[Path | SourcePlane], Algorithm], tuple[Finding, ...]]
 
 
 @dataclass(frozen=True)

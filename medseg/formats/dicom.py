@@ -6,9 +6,6 @@ orientations alone (`dicom_stack`). A volume is right, or named as repaired, or 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,19 +15,20 @@ import numpy as np
 
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.formats.base import Format, check_intensities, nothing, refused, shown
-from medseg.formats.dicom_frames import read_slices
-from medseg.formats.dicom_group import by_contrast, frames, objection, separated, without_copies
+from medseg.formats.dicom_files import read_all
+from medseg.formats.dicom_group import by_contrast, objection, separated, without_copies
 from medseg.formats.dicom_header import SkippedFileError, looks_like_dicom
 from medseg.formats.dicom_repair import on_grid
 from medseg.formats.dicom_slice import FRAME_KEYS, Slice
 from medseg.formats.dicom_stack import Stack, stack
 from medseg.formats.dicom_values import read_values
+from medseg.formats.dicom_volumes import frames
+from medseg.opaque import identifying, opaque, secret
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Volume
 
 _NAME = "dicom"
 _DAMAGED = "damaged-file"
-_KEY = secrets.token_bytes(16)  # of this process: an opaque id cannot be looked up in a list of patients
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,15 @@ def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Ca
     groups: dict[tuple[str, ...], list[Slice]] = defaultdict(list)
     skipped: list[tuple[Path, str]] = []
     damaged: dict[Path, list[Finding]] = defaultdict(list)
-    for path in paths:
-        try:
-            slices = read_slices(path)
-        except SkippedFileError as error:
-            skipped.append((path, str(error)))
-            if error.damaged:  # it may be a slice of any series beside it
-                text = f"{shown(path.name)} was left out: {error}."
+    for path, planes in read_all(paths):
+        if isinstance(planes, SkippedFileError):
+            skipped.append((path, str(planes)))
+            if planes.damaged:  # it may be a slice of any series beside it
+                text = f"{shown(path.name)} was left out: {planes}."
                 damaged[path.parent].append(Finding(_DAMAGED, text))
         else:
-            patient, _, series_uid, frame_of_reference = slices[0].owner
-            groups[patient, series_uid, frame_of_reference].extend(slices)
+            patient, _, series_uid, frame_of_reference = planes[0].owner
+            groups[patient, series_uid, frame_of_reference].extend(planes)
         done()
     found: list[Series] = []
     for slices_ in groups.values():
@@ -76,14 +72,7 @@ def read(series: Series, frame: int | None) -> Volume:
 
     A plane whose pixels are damaged is treated as missing, and named.
     """
-    if not isinstance(series, _DicomSeries):
-        series = _again(series)
-    if series.error is not None:
-        raise series.error
-    if frame is not None and not 0 <= frame < max(series.frames, 1):
-        many = f"{series.frames}; choose --frame N with N from 0 to {series.frames - 1}"
-        only = many if series.frames > 1 else "one; leave --frame out"
-        raise InputError(f"{shown(series.paths[0])}: has no frame {frame}, only {only}.")
+    series = _chosen(series, frame)
     chosen, options = series.stacks[frame or 0], series.options
     values, broken = read_values(chosen.planes)
     findings = tuple(one for one in series.findings if one.code != "frames" or frame is None)
@@ -98,7 +87,30 @@ def read(series: Series, frame: int | None) -> Volume:
     return Volume(array[np.newaxis], chosen.geometry, planes[0].modality or None, doubts, _sources(chosen))
 
 
+def planes_of(series: Series, frame: int | None) -> tuple[SourcePlane, ...]:
+    """The planes that a volume of a candidate is made of, without their pixels.
+
+    Raises:
+        InputError: If there is no such frame, or the candidate cannot be read.
+        GeometryError: If nobody knows where it lies.
+    """
+    return _sources(_chosen(series, frame).stacks[frame or 0])
+
+
 DICOM = Format(_NAME, recognises, scan, read)
+
+
+def _chosen(series: Series, frame: int | None) -> _DicomSeries:
+    """The series with its headers, if it can be read and has this frame."""
+    if not isinstance(series, _DicomSeries):
+        series = _again(series)
+    if series.error is not None:
+        raise series.error
+    if frame is not None and not 0 <= frame < max(series.frames, 1):
+        many = f"{series.frames}; choose --frame N with N from 0 to {series.frames - 1}"
+        only = many if series.frames > 1 else "one; leave --frame out"
+        raise InputError(f"{shown(series.paths[0])}: has no frame {frame}, only {only}.")
+    return series
 
 
 def _again(series: Series) -> _DicomSeries:
@@ -183,6 +195,7 @@ def _series(stacks: Sequence[Stack], doubts: Sequence[Finding], options: ScanOpt
         modality=plane.modality or None,
         description=shown(plane.description) if options.keep_identifiers else "",
         owner=_owner(plane, options),
+        identifying=_identifying(plane, options),
         aside=aside,
         stacks=tuple(stacks),
         options=options,
@@ -207,6 +220,7 @@ def _refused(
         findings=refused(paths, _NAME, error, *doubts).findings,
         modality=slices[0].modality or None,
         owner=_owner(slices[0], options),
+        identifying=_identifying(slices[0], options),
         aside="a localizer" if slices[0].is_localizer else "",
         options=options,
         error=error,
@@ -223,11 +237,12 @@ def _reasons(others: Sequence[Slice], objections: dict[int, str]) -> list[tuple[
 
 def _owner(one: Slice, options: ScanOptions) -> tuple[str, ...]:
     """Patient, study and series."""
-    return tuple(shown(value) if options.keep_identifiers else _opaque(value) for value in one.owner[:3])
+    return tuple(shown(value) if options.keep_identifiers else opaque(value, secret()) for value in one.owner[:3])
 
 
-def _opaque(value: str) -> str:
-    return hmac.new(_KEY, value.encode(errors="replace"), hashlib.sha256).hexdigest()[:12]
+def _identifying(one: Slice, options: ScanOptions) -> tuple[str, ...]:
+    name, patient, accession, birth_date = one.identity
+    return () if options.keep_identifiers else identifying(name, (patient, accession), birth_date)
 
 
 def _without(whole: Stack, broken: dict[int, str], options: ScanOptions) -> tuple[Stack, tuple[Finding, ...]]:

@@ -8,7 +8,9 @@ import pydicom
 
 from medseg.errors import InputError
 from medseg.formats.base import shown
-from medseg.formats.dicom_header import SkippedFileError, guarded, text
+from medseg.formats.dicom_elements import quiet
+from medseg.formats.dicom_fields import text
+from medseg.formats.dicom_header import SkippedFileError, guarded
 
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -25,7 +27,7 @@ def indexed_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         InputError: If it cannot be read.
     """
     try:
-        with guarded():
+        with quiet(), guarded():
             data = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"])
             names = [_parts(record) for record in data.get("DirectoryRecordSequence", [])]
     except SkippedFileError:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medseg.formats.dicom_header import Header, guarded, numbers, read_header, text
+from medseg.formats.dicom_fields import SIEMENS_TILES, numbers, text
+from medseg.formats.dicom_header import Header, guarded, read_header
 from medseg.formats.dicom_slice import (
     FRAME_KEYS,
     Slice,
@@ -24,23 +25,23 @@ from medseg.formats.dicom_slice import (
     stored_as,
 )
 
-_TILES = 0x0019100A  # Siemens: number of images in the mosaic
 _CSA = 0x00291010  # Siemens: the header in which the slice normal is found
 _MOST_TILES = 4096
 
 
-def read_slices(path: Path) -> tuple[Slice, ...]:
-    """The planes of a file, without their pixels.
+def read_slices(path: Path, *, limited: bool = False) -> tuple[Slice, ...]:
+    """The planes of a file, without their pixels; `limited` as in `read_header`.
 
     Raises:
         SkippedFileError: If the file is not an image, or is damaged; the message is the reason alone, without path.
+        LargeHeaderError: If the header is large and the process is not limited.
     """
     with guarded():
-        header = read_header(path)
+        header = read_header(path, limited=limited)
         if "PerFrameFunctionalGroupsSequence" in header.data:
             return _frames(header)
         one = plain_slice(header)
-        if "MOSAIC" in one.kind[1].upper() or _TILES in header.data:
+        if "MOSAIC" in one.kind[1].upper() or SIEMENS_TILES in header.data:
             return _tiles(header, one)
         return (one,)
 
@@ -64,7 +65,7 @@ def _frame(header: Header, whole: Slice, number: int, groups: Sequence[Dataset])
         for element in group:
             if element.VR == "SQ" and not element.tag.is_private and len(element.value) == 1:
                 flat.update(element.value[0])
-    rescaled = Header(header.path, _merged(header.data, flat), header.syntax, header.pixels_at, header.room)
+    rescaled = replace(header, data=_merged(header.data, flat))
     slope, intercept = numbers(flat, "RescaleSlope", 1), numbers(flat, "RescaleIntercept", 1)
     image_type = text(flat, "FrameType") or whole.kind[1]
     kernel = text(flat, "ConvolutionKernel") or whole.kind[2]
@@ -120,7 +121,7 @@ def _tiles(header: Header, picture: Slice) -> tuple[Slice, ...]:
 
     The header places the picture as if it were one large plane: its centre is that of the first tile.
     """
-    count = int((*numbers(header.data, _TILES, 1), 0)[0])
+    count = int((*numbers(header.data, SIEMENS_TILES, 1), 0)[0])
     across = math.ceil(math.sqrt(count)) if 0 < count <= _MOST_TILES else 0
     normal, csa_count, step = _csa(header.data)
     count_agrees = csa_count in (None, count)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pydicom
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -31,15 +29,25 @@ from pydicom.uid import (
 
 from medseg.errors import InputError
 from medseg.formats.base import shown
-from medseg.formats.dicom_elements import quiet
+from medseg.formats.dicom_fields import B_VALUES, SIEMENS_TILES, text
 from medseg.formats.dicom_walk import walk
 
+MOST_HEADER_BYTES = 2**23  # that are parsed without limits of time and memory, which is a matter of seconds
 MOST_INFLATED_BYTES = 2**29  # of a deflated file: more would be a bomb, or a volume that nobody deflates
 
 # All that reading needs; nothing else of the header is looked at.
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"]
 _PLACE += ["SpacingBetweenSlices"]  # for mosaics alone, which hold no other word on it
-_GROUP = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription"]
+_GROUP = [
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesDescription",
+]
 _KIND = ["Modality", "ImageType", "ConvolutionKernel", "PhotometricInterpretation", "RescaleType", "Units"]
 _KIND += ["ComplexImageComponent", "VolumetricProperties"]
 _TIME = ["EchoTime", "DiffusionBValue", "DiffusionGradientOrientation", "TemporalPositionIdentifier", "TriggerTime"]
@@ -50,21 +58,21 @@ _PIXELS = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelReprese
 _PIXELS += ["BitsAllocated", "BitsStored", "HighBit"]
 _VALUES = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"]
 _FRAMES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-# Siemens' mosaics: the number of slices, and the header in which their positions are hidden; Philips' b-value and
-# direction; Siemens' and GE's b-value.
-_PRIVATE = [0x0019100A, 0x00291010, 0x20011003, 0x200510B0, 0x200510B1, 0x200510B2, 0x0019100C, 0x00431039]
+# Siemens' mosaics: the number of slices, and the header in which their positions are hidden; Philips' direction of
+# diffusion.
+_PRIVATE = [SIEMENS_TILES, 0x00291010, 0x200510B0, 0x200510B1, 0x200510B2, *B_VALUES]
 _TAGS: list[Any] = ["SOPClassUID", "SOPInstanceUID", *_PLACE, *_GROUP, *_KIND, *_TIME, *_PIXELS, *_VALUES, *_FRAMES]
 _TAGS += [*_PRIVATE, 0x00080005]
 _TAGS = [pydicom.tag.Tag(tag) for tag in _TAGS]
 _NUMBERS = frozenset(map(int, _TAGS))  # a plain int is quicker to look up
-_HEAD_BYTES = 2**16  # nearly every header of a single slice ends before
+_HEAD_BYTES = (2**14, 2**16, 2**20)  # most headers of a single slice end within the first, nearly all within all
 # Where the meta header ends and the data set begins, by transfer syntax: whether types are left out.
 _TRANSFERS = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
 _TRANSFERS |= {uid: False for uid in AllTransferSyntaxes if uid.is_encapsulated}
 
-_TEXT_TYPES = frozenset(("CS", "DA", "DS", "DT", "IS", "LO", "SH", "TM", "UI"))
 _OTHER_OBJECTS = ("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "FID", "DOC", "AU", "ECG")
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_FLOATS = (b"\xe0\x7f\x08\0", b"\xe0\x7f\x09\0", b"\x7f\xe0\0\x08", b"\x7f\xe0\0\x09")
 _LONG_TYPES = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 
 
@@ -79,6 +87,13 @@ class SkippedFileError(InputError):
         super().__init__(reason)
         self.damaged = damaged
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), damaged=self.damaged), self.args  # exceptions forget keywords when pickled
+
+
+class LargeHeaderError(Exception):
+    """A header is so large that it has to be read within limits of time and memory."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -90,6 +105,7 @@ class Header:
         syntax: Transfer syntax.
         pixels_at: Byte at which the element of the pixels begins, in the inflated file if it is deflated.
         room: Bytes from there to the end.
+        has_floats: Whether that element holds floating-point numbers, which no scanner's image does.
     """
 
     path: Path
@@ -97,6 +113,7 @@ class Header:
     syntax: UID
     pixels_at: int
     room: int
+    has_floats: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -110,13 +127,20 @@ def looks_like_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM" or (starts_with_group and len(head) > 132)
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of an image, not its pixels; to be called within `guarded`, as all that looks at its elements.
+def read_header(path: Path, *, limited: bool = False) -> Header:
+    """Read the header of an image, not its pixels.
+
+    To be called within `guarded` and `quiet`, as all that looks at its elements.
+
+    Args:
+        path: The file.
+        limited: Whether time and memory of this process are limited, so that a header may be as large as it likes.
 
     Raises:
         SkippedFileError: If the file is not an image, or is damaged; the message is the reason alone, without path.
+        LargeHeaderError: If the header is large and the process is not limited.
     """
-    header = _parsed(path)
+    header = _parsed(path, sys.maxsize if limited else MOST_HEADER_BYTES)
     check_is_image(header.data)
     return header
 
@@ -127,33 +151,67 @@ def guarded() -> Iterator[None]:
 
     Raises:
         SkippedFileError: Instead of any other exception.
+        LargeHeaderError: If the header is too large to be read without limits.
     """
-    with quiet():
-        try:
-            yield
-        except SkippedFileError:
-            raise
-        except Exception:  # pydicom raises whatever it likes on damaged data
-            raise SkippedFileError("the DICOM header is damaged; copy the file again", damaged=True) from None
+    try:
+        yield
+    except (SkippedFileError, LargeHeaderError, MemoryError):
+        raise
+    except Exception:  # pydicom raises whatever it likes on damaged data
+        raise SkippedFileError("the DICOM header is damaged; copy the file again", damaged=True) from None
 
 
-def _parsed(path: Path) -> Header:
+def _parsed(path: Path, most_bytes: int) -> Header:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
         size = os.fstat(file.fileno()).st_size
-        syntax = UID(_declared_syntax(head))
-        if syntax != DeflatedExplicitVRLittleEndian:
+        head = b""
+        for count in _HEAD_BYTES:
+            head += file.read(count)
+            syntax = UID(_declared_syntax(head))
             if syntax in _TRANSFERS and (found := walk(head, _meta_end(head), _NUMBERS, implicit=_TRANSFERS[syntax])):
                 data, pixels_at = found
-                return Header(path, data, syntax, pixels_at, size - pixels_at)
+                return Header(path, data, syntax, pixels_at, size - pixels_at, head[pixels_at:][:4] in _FLOATS)
+            if len(head) == size:
+                break
+        if syntax != DeflatedExplicitVRLittleEndian:
             file.seek(0)
-            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-            return Header(path, data, _syntax(data), file.tell(), size - file.tell())
+            with _counted(file, most_bytes) as counted:
+                data = pydicom.dcmread(counted, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            at = file.tell()
+            return Header(path, data, _syntax(data), at, size - at, file.read(4) in _FLOATS)
     stream = inflated(path)
-    data = read_dataset(
-        stream, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
-    )  # fmt: skip
+    with _counted(stream, most_bytes) as counted:
+        data = read_dataset(
+            counted, False, True, stop_when=lambda tag, *_: tag in _PIXEL_DATA, specific_tags=list(_TAGS)
+        )  # fmt: skip
     return Header(path, data, syntax, stream.tell(), len(stream.getbuffer()) - stream.tell())
+
+
+class _Counted:
+    """A stream of which only so many bytes may be read; what is passed over does not count."""
+
+    def __init__(self, stream: IO[bytes], most_bytes: int) -> None:
+        self._stream, self.left = stream, most_bytes
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, count: int = -1) -> bytes:
+        content = self._stream.read(count if 0 <= count <= self.left else self.left + 1)
+        self.left -= len(content)
+        if self.left < 0:
+            raise EOFError
+        return content
+
+
+@contextmanager
+def _counted(stream: IO[bytes], most_bytes: int) -> Iterator[Any]:
+    counted = _Counted(stream, most_bytes)
+    try:
+        yield counted
+    except Exception:  # pydicom puts others in place of the one that says that it is enough
+        if counted.left >= 0:
+            raise
+    if counted.left < 0:
+        raise LargeHeaderError
 
 
 def inflated(path: Path) -> BytesIO:
@@ -233,48 +291,3 @@ def check_is_image(data: Dataset) -> None:
         if not name and "SOPInstanceUID" not in data and "SeriesInstanceUID" not in data:
             raise SkippedFileError("not a DICOM file, whatever its name says", damaged=False)
         raise SkippedFileError("the DICOM header is damaged or cut short; copy the file again", damaged=True)
-
-
-def numbers(data: Dataset, keyword: str | int, count: int) -> tuple[float, ...]:
-    """The finite numbers of an element; () if it is absent or has another number of values."""
-    value = _value(data, keyword)
-    if value is None or value == "":
-        return ()
-    if isinstance(value, str):
-        value = value.split("\\")
-    values = [value] if count == 1 and not hasattr(value, "__len__") else list(value)
-    try:
-        found = tuple(float(number) for number in values)
-    except (TypeError, ValueError):
-        return ()
-    return found if len(found) == count and all(map(math.isfinite, found)) else ()
-
-
-def text(data: Dataset, keyword: str) -> str:
-    """The value as text, "" if it is absent; several values as DICOM writes them, with backslashes between."""
-    value = _value(data, keyword)
-    if isinstance(value, MultiValue):
-        return "\\".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _value(data: Dataset, keyword: str | int) -> Any:
-    """The value of an element; plain text, which most are, without pydicom's conversion, as several values in one."""
-    tag = _tag(keyword)
-    if tag not in data:
-        return None
-    element = data.get_item(tag)
-    if isinstance(element, RawDataElement) and element.VR in _TEXT_TYPES:
-        content = element.value or b""
-        if content.isascii() and b"\0" not in content.rstrip(b"\0"):
-            words = content.decode("ascii").rstrip("\0 ").split("\\")
-            return "\\".join(word.strip() for word in words)
-    return data[tag].value
-
-
-_tag = lru_cache(maxsize=None)(pydicom.tag.Tag)  # which looks a keyword up each time
-
-
-def code(data: Dataset, keyword: str) -> str:
-    """A value of type CS, at most 16 printable characters whatever the file says, fit for a message."""
-    return shown(text(data, keyword)[:16])

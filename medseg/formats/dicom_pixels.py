@@ -25,6 +25,8 @@ from medseg.formats.dicom_slice import Slice
 from medseg.formats.dicom_worker import MOST_SECONDS
 
 _LONG_TYPES = (b"OB", b"OW", b"UN")
+_PIPE_BYTES = 2**19  # of a pipe to or from the decoder: a picture goes through in few pieces
+_DECODED_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4")
 
 
 class PixelError(InputError):
@@ -44,16 +46,20 @@ class Pixels:
         self._picture: tuple[tuple[Path, int], NDArray[Any]] | None = None
         self._pictures: list[bytes] = []
         self._plain: NDArray[np.uint8] | None = None
+        self._buffer = _Buffer()
+        self._quiet = quiet()
 
     def __enter__(self) -> Pixels:
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._quiet.__exit__(None, None, None)
         if self._decoder is not None:
             self._decoder.close()
 
     def read(self, one: Slice) -> NDArray[Any]:
-        """The stored values (rows, columns) of a plane.
+        """The stored values (rows, columns) of a plane, which last until the next one is read.
 
         Raises:
             PixelError: If the pixels are damaged or cannot be decoded.
@@ -61,8 +67,7 @@ class Pixels:
         key = (one.path, one.frame)
         if self._picture is None or self._picture[0] != key:
             try:
-                with quiet():
-                    self._picture = key, self._read_picture(one)
+                self._picture = key, self._read_picture(one)
             except PixelError:
                 raise
             except Exception as error:  # pydicom raises whatever it likes on damaged data
@@ -77,13 +82,13 @@ class Pixels:
             if stored.syntax.is_encapsulated:
                 self._pictures = list(_encapsulated(one))
             else:
-                self._plain = _plain(one)
+                self._plain = _plain(one, self._buffer)
         if self._plain is not None:
             return _values(self._plain, one)
         if one.frame >= len(self._pictures):
             raise _damaged(one, "the picture is missing")
         if self._decoder is None or not self._decoder.is_alive:
-            self._decoder = _Decoder()
+            self._decoder = _Decoder(self._buffer)
         return self._decoder.decode(self._pictures[one.frame], one)
 
 
@@ -94,7 +99,7 @@ def same_pixels(first: Slice, other: Slice) -> bool:
         PixelError: If one of them cannot be read.
     """
     with Pixels() as pixels:
-        one, two = pixels.read(first), pixels.read(other)
+        one, two = pixels.read(first).copy(), pixels.read(other)
         return one.shape == two.shape and bool(
             np.array_equal(one * first.slope + first.intercept, two * other.slope + other.intercept)
         )
@@ -123,12 +128,29 @@ def _element(one: Slice) -> tuple[IO[bytes], int, bytes]:
     return file, length, kind
 
 
-def _plain(one: Slice) -> NDArray[np.uint8]:
+class _Buffer:
+    """Memory that is used again: fresh memory for every picture costs more than the picture's reading."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, dtype=np.uint8)
+
+    def filled(self, stream: IO[bytes], size: int) -> NDArray[np.uint8]:
+        """The next bytes of a stream, `size` of them or as many as there are."""
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, dtype=np.uint8)
+        target = self._bytes[:size].data
+        count = 0
+        while count < size and (more := cast("Any", stream).readinto(target[count:])):
+            count += more
+        return self._bytes[:count]
+
+
+def _plain(one: Slice, buffer: _Buffer) -> NDArray[np.uint8]:
     stored = one.stored
     file, length, kind = _element(one)
     with file:
         needed = stored.frames * stored.frame_bytes
-        content = np.frombuffer(file.read(min(needed, length)), dtype=np.uint8)
+        content = buffer.filled(file, min(needed, length))
     if len(content) < needed:
         raise _damaged(one, "cut short")
     if stored.syntax == ExplicitVRBigEndian and kind == b"OW" and stored.allocated == 8:
@@ -158,11 +180,14 @@ def _encapsulated(one: Slice) -> Iterator[bytes]:
 class _Decoder:
     """The process that decodes, and its limits."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: _Buffer) -> None:
+        self._buffer = buffer
         script = str(Path(__file__).with_name("dicom_worker.py"))
         pipe = subprocess.PIPE
         command = [sys.executable, "-P", script]  # -P: the script's folder is no place to import from
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, pipesize=_PIPE_BYTES
+        )
 
     def decode(self, picture: bytes, one: Slice) -> NDArray[Any]:
         """The values (rows, columns) of a compressed picture.
@@ -182,20 +207,21 @@ class _Decoder:
                 "photometric_interpretation": stored.photometric,
             }
         ).encode()
-        content = self._ask(
+        kind, content = self._ask(
             (struct.pack("<I", len(request)), request, struct.pack("<Q", len(picture)), picture),
             most=8 * stored.rows * stored.columns,
         )
         count = stored.rows * stored.columns
-        if not content or len(content) % count:
+        if kind not in _DECODED_TYPES or len(content) != count * int(kind[1:]):
             raise _damaged(one, "damaged, or more than a picture may take")
-        values = np.frombuffer(content, dtype=f"<i{len(content) // count}")
+        values = content.view(f"<{kind}")
         low, high = stored.range
         if values.min() < low or values.max() > high:
             raise _damaged(one, "values beyond its bits")
         return values.reshape(stored.rows, stored.columns)
 
-    def _ask(self, parts: Iterable[bytes], most: int) -> bytes:
+    def _ask(self, parts: Iterable[bytes], most: int) -> tuple[str, NDArray[np.uint8]]:
+        """The type and the bytes of the reply; of no type if there is none."""
         stdin, stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
         watch = threading.Timer(MOST_SECONDS, self._process.kill)
         watch.start()
@@ -203,11 +229,11 @@ class _Decoder:
             for part in parts:
                 stdin.write(part)
             stdin.flush()
-            size = stdout.read(8)
-            length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
-            return stdout.read(length) if length <= most else b""
+            head = stdout.read(10)
+            length, kind = struct.unpack("<Q2s", head) if len(head) == 10 else (0, b"")
+            return kind.decode("ascii", "replace"), self._buffer.filled(stdout, min(length, most))
         except BrokenPipeError:
-            return b""
+            return "", self._buffer.filled(stdout, 0)
         finally:
             watch.cancel()
 

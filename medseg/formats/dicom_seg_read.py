@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from medseg.study import Finding
 
 _SAME_PLACE_MM = 0.01
 _SAME_DIRECTION = 1e-3
+_MOST_RATIO = 1000  # voxels to a byte of the file, above a GiB that every file may have
+_FREE_BYTES = 2**30
 _OUR_NUMBER = re.compile(r"Label (\d{1,5})")
 
 
@@ -95,12 +98,13 @@ def read_frames(path: Path, names: tuple[str, ...] = ()) -> Frames:
         data = pydicom.dcmread(path, force=True)
         outline = _outline(data)
         kept = outline.names.subset(names) if names else outline.names
+        _check_room(data, path.stat().st_size)
         labels = allocate(outline.planes.shape, np.min_scalar_type(max(outline.names.indices)), path)
         labels[...] = 0
         wanted = {s: index for s, index in outline.index_of_segment.items() if index in kept.indices}
         numbers_ = zip(outline.plane_of_frame, outline.segment_of_frame, strict=True)
         threshold = _threshold(data)
-        for (plane, segment), pixels in zip(numbers_, iter_pixels(data, raw=True), strict=True):
+        for (plane, segment), pixels in zip(numbers_, _pictures(data), strict=True):
             if segment == 0:
                 labels[plane] = _relabelled(pixels, wanted)
             elif segment in wanted:
@@ -111,6 +115,26 @@ def read_frames(path: Path, names: tuple[str, ...] = ()) -> Frames:
     if threshold > 0:
         findings = (Finding("fractional", "A fractional segmentation; what is above one half was taken."),)
     return Frames(labels, outline.planes, kept, outline, findings)
+
+
+def _pictures(data: Dataset) -> Iterator[NDArray[Any]]:
+    """The pixels (rows, columns) of each frame."""
+    if int(data.BitsAllocated) != 1 or data.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from iter_pixels(data, raw=True)
+        return
+    # Frames follow one another bit by bit; pydicom takes none that begin within a byte one by one.
+    rows, columns = int(data.Rows), int(data.Columns)
+    content = np.frombuffer(data.PixelData, dtype=np.uint8)
+    for start in range(0, len(data.PerFrameFunctionalGroupsSequence) * rows * columns, rows * columns):
+        bits = np.unpackbits(content[start // 8 : -(-(start + rows * columns) // 8)], bitorder="little")
+        yield bits[start % 8 :][: rows * columns].reshape(rows, columns)
+
+
+def _check_room(data: Dataset, file_bytes: int) -> None:
+    """Refuse a small file that promises very many voxels, before memory is taken for them."""
+    needed = len(data.PerFrameFunctionalGroupsSequence) * int(data.Rows) * int(data.Columns)
+    if needed > max(_MOST_RATIO * file_bytes, _FREE_BYTES):
+        raise InputError("It promises more voxels than a file of its size can hold; get the file again.")
 
 
 def _outline(data: Dataset) -> Outline:

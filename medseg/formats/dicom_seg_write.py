@@ -27,7 +27,7 @@ from medseg.formats.dicom_elements import LPS_TO_RAS, quiet, text_of
 from medseg.formats.dicom_seg_read import read_frames
 from medseg.formats.dicom_source import Source, read_source
 from medseg.labels import Code, Label
-from medseg.study import Finding
+from medseg.study import Finding, SourcePlane
 from medseg.volume import Segmentation
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ _SERIES_NUMBER = 900
 
 
 def write_seg(
-    segmentation: Segmentation, path: Path, source: Sequence[Path], algorithm: Algorithm, *, binary: bool
+    segmentation: Segmentation, path: Path, source: Sequence[Path | SourcePlane], algorithm: Algorithm, *, binary: bool
 ) -> tuple[Finding, ...]:
     """Write labels as a DICOM SEG on the slices of their source, and read it back.
 
     Args:
         segmentation: Labels on any grid; each voxel of a source slice gets the nearest one.
         path: The file, which appears whole or not at all.
-        source: Files of the series that was segmented.
+        source: Files of the series that was segmented, or planes of the volume.
         algorithm: What made the segmentation.
         binary: One bit a voxel and a frame for each segment and slice, which every viewer reads; otherwise LABELMAP,
             one number a voxel, run-length encoded, which is far smaller.

@@ -11,7 +11,8 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from medseg.formats.base import shown
-from medseg.formats.dicom_header import Header, SkippedFileError, class_name, code, numbers, text
+from medseg.formats.dicom_fields import B_VALUES, GE_B_VALUE, code, numbers, text, whole
+from medseg.formats.dicom_header import Header, SkippedFileError, class_name
 
 PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG")  # shadows: no voxel has a place in space
 
@@ -26,6 +27,8 @@ FRAME_KEYS = (
     "FlipAngle",
     "AcquisitionNumber",
 )
+MOST_RATIO = 2000  # of compressed pixels, above what every file may have: an empty picture shrinks so far
+FREE_BYTES = 2**24
 _DATES = (
     ("AcquisitionDate", "AcquisitionTime"),
     ("ContentDate", "ContentTime"),
@@ -84,6 +87,7 @@ class Slice:
         sop_class: SOPClassUID.
         owner: Patient, study, series and frame of reference: planes of one volume have them in common.
         kind: Likewise modality, image type, kernel and unit.
+        identity: PatientName, PatientID, AccessionNumber and PatientBirthDate, which are to show nowhere.
         contrast: Echo time and b-value: planes of one volume have them in common, volumes of one series need not.
         keys: Value of each of `FRAME_KEYS`; None if absent.
         number: InstanceNumber, which never places a plane.
@@ -109,6 +113,7 @@ class Slice:
     sop_class: str
     owner: tuple[str, ...] = field(repr=False)
     kind: tuple[str, ...]
+    identity: tuple[str, str, str, str] = field(repr=False)
     contrast: tuple[float | None, ...]
     keys: tuple[tuple[float, ...] | None, ...]
     number: int | None
@@ -154,6 +159,12 @@ def plain_slice(header: Header) -> Slice:
             text(data, key) for key in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
         ),
         kind=(*kind, text(data, "ComplexImageComponent")),
+        identity=(
+            text(data, "PatientName"),
+            text(data, "PatientID"),
+            text(data, "AccessionNumber"),
+            text(data, "PatientBirthDate"),
+        ),
         contrast=(_first(data, "EchoTime"), b_value(data)),
         keys=frame_keys(data),
         number=int(number[0]) if (number := numbers(data, "InstanceNumber", 1)) else None,
@@ -184,10 +195,10 @@ def frame_keys(data: Dataset) -> tuple[tuple[float, ...] | None, ...]:
 
 
 def b_value(data: Dataset) -> float | None:
-    """The b-value, from the standard's element or Siemens' or Philips' own."""
-    for key in ("DiffusionBValue", 0x20011003, 0x0019100C):
-        if found := numbers(data, key, 1):
-            return found[0]
+    """The b-value, from the standard's element or one of a maker's own."""
+    for key in ("DiffusionBValue", *B_VALUES):
+        if found := numbers(data, key, None):
+            return found[0] % 1e5 if key == GE_B_VALUE else found[0]  # GE adds 10⁹ to some
     return None
 
 
@@ -203,32 +214,32 @@ def _first(data: Dataset, keyword: str) -> float | None:
 def stored_as(header: Header) -> Stored:
     """How a file stores its pixels."""
     data = header.data
-    allocated = int(data.get("BitsAllocated", 0))
-    bits = int(data.get("BitsStored", 0) or 0)
+    bits = whole(data, "BitsStored", 0)
     return Stored(
         syntax=header.syntax,
         pixels_at=header.pixels_at,
-        frames=max(int(data.get("NumberOfFrames") or 1), 1),
-        rows=int(data.Rows),
-        columns=int(data.Columns),
-        allocated=allocated,
+        frames=max(whole(data, "NumberOfFrames", 1), 1),
+        rows=whole(data, "Rows", 0),
+        columns=whole(data, "Columns", 0),
+        allocated=whole(data, "BitsAllocated", 0),
         bits=bits,
-        high=int(data.get("HighBit", bits - 1)),
-        signed=int(data.get("PixelRepresentation", 0)) == 1,
+        high=whole(data, "HighBit", bits - 1),
+        signed=whole(data, "PixelRepresentation", 0) == 1,
         photometric=code(data, "PhotometricInterpretation"),
     )
 
 
 def check_room(header: Header, stored: Stored) -> None:
-    """Turn away a file that ends before its pixels do.
+    """Turn away a file that ends before its pixels do, before memory is taken for them.
 
     Raises:
         SkippedFileError: If so.
     """
-    samples = max(int(header.data.get("SamplesPerPixel", 1)), 1)
-    needed = stored.frames * stored.frame_bytes * samples if header.is_plain else 1
-    if header.room < needed:
+    needed = stored.frames * stored.frame_bytes  # of colours, which are refused, a part
+    if header.room < (needed if header.is_plain else 1):
         raise SkippedFileError("the file ends in the middle of its pixels; copy the file again", damaged=True)
+    if needed > max(MOST_RATIO * header.room, FREE_BYTES):
+        raise SkippedFileError("it promises more pixels than its bytes can hold; copy the file again", damaged=True)
 
 
 def _trouble(header: Header, stored: Stored) -> str:
@@ -246,9 +257,10 @@ def pixel_trouble(header: Header, stored: Stored) -> str:
     intercept = numbers(data, "RescaleIntercept", 1) if "RescaleIntercept" in data else (0.0,)
     bits = stored.bits
     bad_bits = stored.allocated not in (8, 16, 32) or not 1 <= bits <= stored.high + 1 <= stored.allocated
-    is_grey = int(data.get("SamplesPerPixel", 1)) == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
+    is_grey = whole(data, "SamplesPerPixel", 1) == 1 and colours in ("MONOCHROME1", "MONOCHROME2")
     troubles: tuple[tuple[Any, str], ...] = (
         (not is_grey, f"a colour image ({colours or 'unknown colours'}); give grey values"),
+        (header.has_floats, "pixels are floating-point numbers (a parametric map); convert it to NIfTI"),
         (min(stored.rows, stored.columns) < 1, "an empty image; check how it was exported"),
         (bad_bits, f"pixels of {bits} bits up to bit {stored.high} of {stored.allocated}; correct the header"),
         ("ModalityLUTSequence" in data, "values go through a lookup table; export it rescaled linearly"),

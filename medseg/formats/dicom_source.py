@@ -5,6 +5,7 @@ Everything here comes from the files' headers, slice by slice; a grid that was r
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from medseg.errors import GeometryError, InputError
 from medseg.formats.base import shown
 from medseg.formats.dicom_elements import LPS_TO_RAS, macro, numbers, quiet, text_of, told
 from medseg.formats.planes import Planes
-from medseg.study import Finding
+from medseg.study import Finding, SourcePlane
 
 _SAME_DIRECTION = 1e-3  # between direction cosines of two slices
 _SAME_PLACE_MM = 1e-3
@@ -95,23 +96,29 @@ class _Slice:
     columns: int
 
 
-def read_source(paths: Sequence[Path]) -> Source:
+def read_source(source: Sequence[Path | SourcePlane]) -> Source:
     """Read where the slices of a series lie and how to refer to them.
 
     Args:
-        paths: The series' files, in any order; copies and several frames at one place count once.
+        source: The series' files, in any order, of which copies and several frames at one place count once; or the
+            planes of a volume, where a file holds those of several.
 
     Raises:
         InputError: If a file cannot be read, or lacks a UID without which nothing can refer to it.
         GeometryError: If the slices are not parallel, or no slice has a place in space.
     """
+    frames: dict[Path, set[int]] = defaultdict(set)
+    for one in source:
+        frames[one if isinstance(one, Path) else one.path] |= set() if isinstance(one, Path) else {one.frame + 1}
+    paths = list(frames)
     with quiet():
         headers: list[Dataset] = []
         slices: list[_Slice] = []
-        for path in paths:
+        for path, wanted in frames.items():
             with told(path, "the DICOM header"):
                 headers.append(_header(path))
-                slices += _slices(path, headers[-1])
+                found = _slices(path, headers[-1])
+                slices += [one for one in found if not wanted or (one.reference.frame or 1) in wanted]
         findings = _unplaced(len(headers), slices)
         if not slices:
             where = shown(paths[0]) if paths else "The source"

@@ -59,7 +59,11 @@ def _shifted(planes: NDArray[Any], intercept: int, path: Path) -> NDArray[Any]:
     # As if 0 were stored too, so that the sign of the type follows the intercept and not what a scan happens to hold.
     low, high = min(int(planes.min()), 0) + intercept, max(int(planes.max()), 0) + intercept
     dtype = _smallest(low, high, planes.itemsize)
-    target = planes.view(dtype) if dtype.itemsize == planes.itemsize else allocate(planes.shape, dtype, path)
+    if dtype.itemsize == planes.itemsize:  # in place: sums of whole numbers are right in spite of overflow
+        same_bits = planes.view(f"u{planes.itemsize}")
+        same_bits += np.array(intercept % 2 ** (8 * planes.itemsize)).astype(same_bits.dtype)
+        return planes.view(dtype)
+    target = allocate(planes.shape, dtype, path)
     for k, plane in enumerate(planes):
         target[k] = plane.astype(np.int64) + intercept
     return target

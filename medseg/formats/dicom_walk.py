@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Set
+from functools import lru_cache
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -17,6 +19,8 @@ _SHORT_TYPES = frozenset(
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_FIRST_OF_PIXELS = min(_PIXELS)
+_PLAIN = struct.Struct("<HH2sH")  # group, element, type and length of an element of a short type
 _DEEPEST = 8
 
 
@@ -31,11 +35,15 @@ def walk(content: bytes, start: int, wanted: Set[int], *, implicit: bool) -> tup
         None if the pixels do not begin within `content`, if a wanted element is a sequence, or if anything is odd.
     """
     found: dict[BaseTag, DataElement | RawDataElement] = {}
-    at, last = start, 0
+    at, last, size = start, 0, len(content)
     try:
         while True:
-            tag, kind, value_at, length = _element(content, at, implicit=implicit)
-            if tag in _PIXELS or tag > max(_PIXELS):
+            group, element, kind, length = _PLAIN.unpack_from(content, at)
+            if implicit or group == 0xFFFE or kind not in _SHORT_TYPES:
+                tag, kind, value_at, length = _element(content, at, implicit=implicit)
+            else:  # nearly every element: as `_element` has it, but here
+                tag, value_at = group << 16 | element, at + 8
+            if tag >= _FIRST_OF_PIXELS and (tag in _PIXELS or tag > max(_PIXELS)):
                 return Dataset(found), at
             if tag <= last:
                 return None
@@ -47,15 +55,23 @@ def walk(content: bytes, start: int, wanted: Set[int], *, implicit: bool) -> tup
                 continue
             at = value_at + length
             if tag in wanted:
-                if kind == b"SQ" or at > len(content):
+                if kind == b"SQ" or at > size:
                     return None
-                value = content[value_at:at]
                 key = BaseTag(tag)
-                found[key] = RawDataElement(
-                    key, kind.decode() if kind else None, length, value, value_at, implicit, True
-                )
+                vr = kind.decode() if kind else _type(tag)
+                found[key] = RawDataElement(key, vr, length, content[value_at:at], value_at, implicit, True)
     except (_OddError, struct.error):
         return None
+
+
+@lru_cache(maxsize=1024)
+def _type(tag: int) -> str | None:
+    """The type of an element of the standard, where it has but one."""
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return None
+    return vr if len(vr) == 2 else None
 
 
 def _element(content: bytes, at: int, *, implicit: bool) -> tuple[int, bytes, int, int]:

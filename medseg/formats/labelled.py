@@ -13,7 +13,7 @@ from medseg.errors import ConfigError, InputError
 from medseg.formats.base import Algorithm, Onto, shown
 from medseg.formats.scanning import FORMATS, NAMED, claim, expanded, find, format_of, only
 from medseg.geometry import Geometry
-from medseg.study import DEFAULT_OPTIONS, Finding, Series
+from medseg.study import DEFAULT_OPTIONS, Finding, Series, SourcePlane
 from medseg.volume import Segmentation
 
 OUTPUT_TYPES = {output: writer for format_ in FORMATS for output, writer in format_.outputs.items()}
@@ -87,7 +87,7 @@ def write_onto_source(
     segmentation: Segmentation,
     path: Path | str,
     output_type: str,
-    source: Sequence[Path],
+    source: Sequence[Path | SourcePlane],
     algorithm: Algorithm | None = None,
 ) -> tuple[Finding, ...]:
     """Write labels as a DICOM object that refers to the series which was segmented.
@@ -98,7 +98,7 @@ def write_onto_source(
         segmentation: Labels on any grid; each voxel of a source slice gets the nearest one.
         path: The file, which appears whole or not at all.
         output_type: One of `OUTPUT_TYPES`: "dicom-seg" (LABELMAP), "dicom-seg-binary" or "dicom-rtstruct".
-        source: Files of the series.
+        source: Files of the series, or planes of the volume (`Volume.sources`) where there are several in it.
         algorithm: What made the segmentation; this package where it is not given.
 
     Returns:

@@ -26,7 +26,7 @@ from medseg.formats.dicom_source import Source, read_source
 from medseg.formats.planes import Planes
 from medseg.formats.rtstruct_read import rasterised, read_structures
 from medseg.labels import Code, Label
-from medseg.study import Finding
+from medseg.study import Finding, SourcePlane
 from medseg.volume import Segmentation
 
 _STUDY_COMPONENT = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: what RT Referenced Study refers to
@@ -37,7 +37,7 @@ _LONGEST_DS = 16
 
 
 def write_rtstruct(
-    segmentation: Segmentation, path: Path, source: Sequence[Path], algorithm: Algorithm
+    segmentation: Segmentation, path: Path, source: Sequence[Path | SourcePlane], algorithm: Algorithm
 ) -> tuple[Finding, ...]:
     """Write labels as an RTSTRUCT on the slices of their source, and read it back.
 
@@ -47,7 +47,7 @@ def write_rtstruct(
     Args:
         segmentation: Labels on any grid; each voxel of a source slice gets the nearest one.
         path: The file, which appears whole or not at all.
-        source: Files of the series that was segmented.
+        source: Files of the series that was segmented, or planes of the volume.
         algorithm: What made the segmentation.
 
     Returns:
@@ -61,7 +61,7 @@ def write_rtstruct(
     """
     origin = read_source(source)
     if np.abs(origin.planes.origins_mm).max() >= 10 ** (_LONGEST_DS - _DECIMALS - 2):
-        raise GeometryError(f"{shown(source[0])}: lies too far from the origin for coordinates of 16 characters.")
+        raise GeometryError(f"{shown(path)}: the source lies too far from the origin for coordinates of 16 characters.")
     placed = place(segmentation, origin)
     with atomic_path(path) as part:
         with quiet():

@@ -4,5 +4,6 @@
     files ─ transfer.push ─► server
     watch.Watcher: what is new and stable is pulled, segmented and pushed back, once
 
-Folders and files are named by hashes of UIDs, and nothing here logs or names a patient, a UID or a secret.
+Folders and files are named by opaque ids, keyed with a secret that lies in the folder, and nothing here logs or names a
+patient, a UID or a secret.
 """

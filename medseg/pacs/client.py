@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from medseg.errors import ConfigError
+from medseg.opaque import opaque
 from medseg.pacs.server import Server, needed, silence_libraries
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 Receive = Callable[[bytes], None]
+
+KEY = ".medseg-key"  # in a folder of ours, the secret of its names: who shares the folder has the same names
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LENGTH = 64
@@ -81,10 +83,9 @@ class RemoteSeries:
     series: str = field(repr=False)
     modality: str = ""
 
-    @property
-    def folder(self) -> Path:
-        """Where its files lie below a folder of ours: names that say nothing of the patient."""
-        return Path(opaque(self.study)) / opaque(self.series)
+    def folder(self, key: bytes) -> Path:
+        """Where its files lie below a folder of ours that has this secret: names that say nothing of the patient."""
+        return Path(opaque(self.study, key)) / opaque(self.series, key)
 
 
 class Client(Protocol):
@@ -121,11 +122,6 @@ def connect(server: Server) -> Client:
         from medseg.pacs.dimse import DimseClient  # noqa: PLC0415 - an optional package
 
         return DimseClient(server)
-
-
-def opaque(uid: str) -> str:
-    """A name for a UID that does not show it: 16 hexadecimal digits of its SHA-256."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
 def check_uid(text: str, where: str) -> None:

@@ -72,7 +72,7 @@ def _which_options(command: _Command) -> _Command:
 @_server_options
 @_which_options
 @click.option("--series", multiple=True, metavar="UID", help="These series of --study only.")
-@click.option("-o", "--output", type=_FILE, required=True, help="Folder; has STUDY/SERIES/ named by hashes.")
+@click.option("-o", "--output", type=_FILE, required=True, help="Folder; has STUDY/SERIES/ under opaque names.")
 @_listen_option
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="Errors only.")
@@ -88,7 +88,7 @@ def pull(
     """Fetch studies, a folder for each series.
 
     Says which studies by at least one of --study, --patient-id, --accession and
-    --date. Folders and files are named by hashes of UIDs.
+    --date. Folders and files are named by opaque ids.
 
     \b
     medseg pacs pull https://pacs/dicom-web --study 1.2.3 -o scans --user me

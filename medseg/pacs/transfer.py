@@ -14,7 +14,8 @@ from pydicom.misc import is_dicom
 from medseg.atomic import atomic_path
 from medseg.errors import InputError, ServerError
 from medseg.locks import locked
-from medseg.pacs.client import Client, RemoteSeries, opaque
+from medseg.opaque import opaque, secret
+from medseg.pacs.client import KEY, Client, RemoteSeries
 
 _TIES = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
 _META = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
@@ -34,16 +35,18 @@ class Pulled:
     instances: frozenset[str] = field(repr=False)
 
 
-def pull(client: Client, series: RemoteSeries, folder: Path) -> Pulled:
-    """Bring a series whole to `folder` / hash of its study / hash of the series, one file an instance.
+def pull(client: Client, series: RemoteSeries, folder: Path, key: bytes | None = None) -> Pulled:
+    """Bring a series whole to `folder` / opaque id of its study / opaque id of the series, one file an instance.
 
-    Files of the series that the server no longer has are removed.
+    Files of the series that the server no longer has are removed. The ids are made with `key`; without one, with the
+    secret that lies in the folder.
 
     Raises:
         ServerError: If the server fails, sends what was not asked for, or not all of it; then what came stays.
         ResourceError: If the disk is full or the folder cannot be written.
     """
-    target = folder / series.folder
+    key = secret(folder / KEY) if key is None else key
+    target = folder / series.folder(key)
     with locked(target):
         expected = client.instances(series)
         if not expected:
@@ -51,8 +54,8 @@ def pull(client: Client, series: RemoteSeries, folder: Path) -> Pulled:
         received: set[str] = set()
 
         def receive(content: bytes) -> None:
-            uid = _tied(content, series)
-            with atomic_path(target / _file_name(uid)) as part:
+            uid = _tied(content, series, target)
+            with atomic_path(target / _file_name(uid, key)) as part:
                 part.write_bytes(content)
             received.add(uid)
 
@@ -60,7 +63,7 @@ def pull(client: Client, series: RemoteSeries, folder: Path) -> Pulled:
         missing = len(expected.keys() - received)
         if missing:
             raise ServerError(f"{target}: {missing} of {len(expected)} instances did not come; pull the series again.")
-        names = {_file_name(uid) for uid in received}
+        names = {_file_name(uid, key) for uid in received}
         for path in target.glob(f"*{_SUFFIX}"):
             if path.name not in names:
                 path.unlink()
@@ -73,8 +76,9 @@ def is_here(client: Client, series: RemoteSeries, folder: Path) -> bool:
     Raises:
         ServerError: If the server fails.
     """
-    names = {_file_name(uid) for uid in client.instances(series)}
-    return {path.name for path in (folder / series.folder).glob(f"*{_SUFFIX}")} == names
+    key = secret(folder / KEY)
+    names = {_file_name(uid, key) for uid in client.instances(series)}
+    return {path.name for path in (folder / series.folder(key)).glob(f"*{_SUFFIX}")} == names
 
 
 def push(client: Client, paths: Sequence[Path]) -> int:
@@ -114,8 +118,8 @@ def dicom_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _file_name(uid: str) -> str:
-    return f"{opaque(uid)}{_SUFFIX}"
+def _file_name(uid: str, key: bytes) -> str:
+    return f"{opaque(uid, key)}{_SUFFIX}"
 
 
 def _storable(path: Path) -> bool:
@@ -130,13 +134,13 @@ def _storable(path: Path) -> bool:
     return all(keyword in meta for keyword in _META) and not path.name.upper().startswith("DICOMDIR")
 
 
-def _tied(content: bytes, series: RemoteSeries) -> str:
+def _tied(content: bytes, series: RemoteSeries, target: Path) -> str:
     """The SOP Instance UID of a file that has to belong to a series: one of another patient must not slip in."""
     try:
         header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=_TIES)
         study, own, instance = (str(header[keyword].value) for keyword in _TIES)
     except (InvalidDicomError, KeyError, ValueError, EOFError):
-        raise ServerError(f"{series.folder}: the server sent an instance that cannot be read.") from None
+        raise ServerError(f"{target}: the server sent an instance that cannot be read.") from None
     if (study, own) != (series.study, series.series):
-        raise ServerError(f"{series.folder}: the server sent an instance of another series; ask its administrator.")
+        raise ServerError(f"{target}: the server sent an instance of another series; ask its administrator.")
     return instance

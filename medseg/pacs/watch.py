@@ -23,7 +23,8 @@ from medseg.atomic import write_text
 from medseg.cases import Result
 from medseg.errors import MedsegError, ModelError, ResourceError, ServerError
 from medseg.locks import locked
-from medseg.pacs.client import Client, Filters, RemoteSeries
+from medseg.opaque import secret
+from medseg.pacs.client import KEY, Client, Filters, RemoteSeries
 from medseg.pacs.transfer import pull, push
 
 RECORD = "pacs.json"
@@ -73,7 +74,7 @@ class Event:
     """Something that happened to a series.
 
     Attributes:
-        series: Hashes of study and series.
+        series: Opaque ids of study and series.
         outcome: What.
         masks: What was pushed.
         messages: Why something was not.
@@ -115,6 +116,7 @@ class Watcher:
     ) -> None:
         self._client = client
         self._folder = folder
+        self._key = secret(folder / KEY)
         self._segment = segment
         self._filters = filters or Filters()
         self._days = days
@@ -141,7 +143,7 @@ class Watcher:
             try:
                 ready = self._look(study)
             except ServerError as error:  # of this study; the others may be sound
-                say(Event(RemoteSeries(study, "").folder.parent, Outcome.RETRY, messages=(str(error),)))
+                say(Event(RemoteSeries(study, "").folder(self._key).parent, Outcome.RETRY, messages=(str(error),)))
                 ready = None
             events = [self._do(series, holds) for series, holds in (ready or {}).items()]
             for event in events:
@@ -182,25 +184,25 @@ class Watcher:
         return done is not None and done.instances_sha256 == holds
 
     def _results(self, series: RemoteSeries) -> Path:
-        return self._folder / "results" / series.folder
+        return self._folder / "results" / series.folder(self._key)
 
     def _do(self, series: RemoteSeries, holds: str) -> Event:
         results = self._results(series)
         with locked(results / RECORD, wait=False) as ours:
             if not ours:
-                return Event(series.folder, Outcome.BUSY)
+                return Event(series.folder(self._key), Outcome.BUSY)
             if (done := read_done(results)) is not None and done.instances_sha256 == holds:
-                return Event(series.folder, done.outcome)  # another process has done it since we looked
+                return Event(series.folder(self._key), done.outcome)  # another process has done it since we looked
             try:
                 return self._do_locked(series, holds)
             except (ServerError, ResourceError) as error:
-                return Event(series.folder, Outcome.RETRY, messages=(str(error),))
+                return Event(series.folder(self._key), Outcome.RETRY, messages=(str(error),))
 
     def _do_locked(self, series: RemoteSeries, holds: str) -> Event:
         results = self._results(series)
-        pulled = pull(self._client, series, self._folder / "images")
+        pulled = pull(self._client, series, self._folder / "images", self._key)
         if fingerprint(pulled.instances) != holds:
-            return Event(series.folder, Outcome.CHANGED)
+            return Event(series.folder(self._key), Outcome.CHANGED)
         masks, errors = self._masks(pulled.folder, results)
         for error in errors:
             if isinstance(error, ResourceError):
@@ -215,7 +217,7 @@ class Watcher:
         write_text(results / RECORD, done.model_dump_json(indent=2) + "\n")
         if not self._keep_images:
             shutil.rmtree(pulled.folder, ignore_errors=True)
-        return Event(series.folder, outcome, masks, messages)
+        return Event(series.folder(self._key), outcome, masks, messages)
 
     def _masks(self, images: Path, results: Path) -> tuple[tuple[Path, ...], tuple[Exception, ...]]:
         try:

@@ -26,7 +26,8 @@ from flows.segment_study import _runner, segment_scan, segment_study  # noqa: E4
 from medseg.config import PredictConfig  # noqa: E402
 from medseg.errors import BatchError, InputError, ServerError  # noqa: E402
 from medseg.ledger import read_record  # noqa: E402
-from medseg.pacs.client import RemoteSeries  # noqa: E402
+from medseg.opaque import secret  # noqa: E402
+from medseg.pacs.client import KEY, RemoteSeries  # noqa: E402
 from tests.dicom_files import make  # noqa: E402
 from tests.tiny import files_below, phantom, save_scan, save_tiny_model  # noqa: E402
 
@@ -231,7 +232,7 @@ def test_study_of_a_pacs_is_fetched_segmented_and_pushed_once(tmp_path, settings
     source = {**PACS, "push": True}
     request = StudyRequest(study="1.2.3", output=tmp_path, settings=dicom, pacs=source)
     (folder,) = segment_study(request)
-    assert folder == tmp_path / "results" / pacs.one.folder
+    assert folder == tmp_path / "results" / pacs.one.folder(secret(tmp_path / "images" / KEY))
     assert segment_study(request) == [folder]
     assert (pacs.fetched, len(pacs.stored)) == (1, 1)
     assert not [run.name for run in flow_runs("segment-study") if "1.2.3" in run.name]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -83,6 +84,51 @@ def test_compressed_slices_are_read_alone_and_mixed_with_others(syntax: UID, tmp
         one.file_meta.MediaStorageSOPInstanceUID = uid
     volume = read(save(tmp_path / "ct", *slices))
     np.testing.assert_array_equal(volume.array[0], voxels.transpose(2, 1, 0) - 1024.0)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_values_of_any_length_and_sign_come_back(
+    syntax: UID, signed: bool, bits: int, tmp_path: Path
+) -> None:
+    low = -(2 ** (bits - 1)) if signed else 0
+    ramp = np.linspace(low, low + 2**bits - 1, 64 * 48).reshape(1, 64, 48)
+    voxels = np.rint(ramp).astype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+    layout = {"BitsAllocated": 8 * voxels.itemsize, "BitsStored": bits, "HighBit": bits - 1}
+    one = make(0, voxels, PixelRepresentation=int(signed), RescaleIntercept=0, **layout)
+    one.compress(syntax)
+    np.testing.assert_array_equal(read(save(tmp_path / "ct", one)).array[0, ..., 0], voxels[0].T)
+
+
+def test_sign_that_only_the_header_tells_is_that_of_the_values(tmp_path: Path) -> None:
+    voxels = np.arange(64 * 48, dtype=np.uint16).reshape(1, 64, 48)
+    one = make(0, voxels, RescaleIntercept=0)
+    one.compress(JPEG2000Lossless)
+    one.PixelRepresentation = 1
+    np.testing.assert_array_equal(
+        read(save(tmp_path / "ct", one)).array[0, ..., 0],
+        np.where(voxels[0].T > 2047, voxels[0].T - 4096.0, voxels[0].T),
+    )
+
+
+def test_small_file_that_promises_a_huge_picture_is_named_before_memory_is_taken(tmp_path: Path) -> None:
+    slices = [make(k) for k in range(4)]
+    for one in slices:
+        one.compress(RLELossless)
+    slices[1].Rows = slices[1].Columns = 65535
+    ((_, reason),) = scan(save(tmp_path / "ct", *slices)).skipped
+    assert "promises more pixels" in reason
+
+
+def test_pictures_in_several_fragments_are_read(tmp_path: Path) -> None:
+    voxels = np.kron(VOXELS, np.ones((1, 16, 16), dtype=np.uint16))
+    slices = [make(k, voxels, Columns=voxels.shape[2]) for k in range(4)]
+    for one in slices:
+        one.compress(JPEG2000Lossless)
+        (picture,) = generate_frames(one.PixelData, number_of_frames=1)
+        one.PixelData = encapsulate([picture], fragments_per_frame=3, has_bot=False)
+    np.testing.assert_array_equal(read(save(tmp_path / "ct", *slices)).array[0], voxels.transpose(2, 1, 0) - 1024.0)
 
 
 def test_compressed_frames_of_one_file_are_read(tmp_path: Path) -> None:

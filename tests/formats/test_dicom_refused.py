@@ -92,6 +92,11 @@ BAD: dict[str, tuple[Callable[[Path], Path], type[MedsegError], str]] = {
     ),
     "zero slope": (all_changed(RescaleSlope=0), InputError, "no usable number"),
     "lookup table": (all_changed(ModalityLUTSequence=[Dataset()]), InputError, "lookup table"),
+    "floats": (
+        all_changed(PixelData=None, FloatPixelData=VOXELS[0].astype("f4").tobytes(), BitsAllocated=32),
+        InputError,
+        "floating-point numbers",
+    ),
     "same UID, other pixels": (
         lambda folder: save(folder, *(make(k) for k in range(4)), make(1, np.roll(VOXELS, 1))),
         InputError,

@@ -8,7 +8,7 @@ from tests.fuzz import attempt, corpus, hostile
 
 KINDS = (
     "plain", "implicit", "deflated", "rle", "enhanced", "nrrd False", "nrrd True", "mha False", "mha True", "nifti",
-    "nifti gz", "png", "tif", "jpg", "zip",
+    "nifti gz", "png", "tif", "jpg", "zip", "tar", "dicom-seg", "dicom-seg-binary", "dicom-rtstruct",
 )  # fmt: skip
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from medseg.convert import convert
 from medseg.errors import GeometryError, InputError
-from medseg.formats import read, read_segmentation, scan, write, write_onto_source
+from medseg.formats import planes_of, read, read_segmentation, scan, write, write_onto_source
 from medseg.geometry import Geometry
-from medseg.inputs import find_inputs
-from medseg.outputs import read_from, source_of
 from medseg.study import ScanOptions
 from medseg.volume import Segmentation
+from tests.dicom_files import NORMAL, ORIGIN, STEP, VOXELS, make, save
+from tests.enhanced_files import enhanced, frame
+from tests.test_cli import medseg_command
 
 CASES = ("s18_tilt20", "s02_drop_interior", "r26_enh_mr_philips")
 KINDS = ("dicom-seg", "dicom-rtstruct")
@@ -70,11 +71,47 @@ def test_segmentation_of_an_enhanced_image_names_its_frames(tmp_path, shared_dat
 
 
 def test_result_of_a_phase_refers_to_the_files_of_that_phase_alone(shared_data):
-    (one,) = find_inputs([str(shared_data / "fixtures" / "dicom" / "s33_4d_phases" / "data")])
-    source = source_of(one, "dicom-seg")
-    taken = [set(read_from(read(one.series[0], frame=frame), source)) for frame in range(one.series[0].frames)]
-    assert set.union(*taken) == set(source)
-    assert sum(map(len, taken)) == len(source)
+    series = scan(shared_data / "fixtures" / "dicom" / "s33_4d_phases" / "data").readable[0]
+    taken = [{plane.path for plane in planes_of(series, frame)} for frame in range(series.frames)]
+    assert set.union(*taken) == set(series.paths)
+    assert sum(map(len, taken)) == len(series.paths)
+    assert taken[1] == {plane.path for plane in read(series, frame=1).sources}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_of_a_volume_of_several_in_one_file_refer_to_its_frames(kind, tmp_path):
+    frames = [frame(k, time=time) for time in (1, 2) for k in range(len(VOXELS))]
+    folder = save(tmp_path / "mr", enhanced(frames, np.concatenate([VOXELS, VOXELS + 1])))
+    volume = read(folder, frame=1)
+    write(block(volume.geometry), tmp_path / "mask.nii.gz")
+    made = tmp_path / "labels.dcm"
+    command = ("convert", tmp_path / "mask.nii.gz", made, "--source", folder, "--output-type", kind, "--frame", 1)
+    assert medseg_command(*command).exit_code == 0
+    numbers = {int(one.value) for one in pydicom.dcmread(made).iterall() if one.keyword == "ReferencedFrameNumber"}
+    assert numbers
+    assert numbers <= {plane.frame + 1 for plane in volume.sources} == {5, 6, 7, 8}
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-binary"])
+def test_pictures_that_do_not_fill_whole_bytes_come_back(kind, tmp_path):
+    folder = save(tmp_path / "ct", *(make(k) for k in range(len(VOXELS))))
+    volume = read(folder)
+    labels = Segmentation((VOXELS.transpose(2, 1, 0) > 2000).astype(np.uint8), volume.geometry)
+    assert VOXELS[0].size % 8
+    write_onto_source(labels, tmp_path / "seg.dcm", kind, volume.sources)
+    np.testing.assert_array_equal(read_segmentation(tmp_path / "seg.dcm").array, labels.array)
+    theirs = pydicom.dcmread(tmp_path / "seg.dcm").pixel_array  # in the file's own order of frames
+    assert {plane.tobytes() for plane in theirs.astype(bool)} == {plane.tobytes() for plane in VOXELS > 2000}
+
+
+def test_convert_refuses_an_irregular_source_if_it_is_told_so(tmp_path):
+    slices = [make(k) for k in range(4)]
+    slices[3].ImagePositionPatient = [round(float(x), 6) for x in ORIGIN + 5 * STEP * NORMAL]
+    folder = save(tmp_path / "ct", *slices)
+    write(block(read(folder).geometry), tmp_path / "mask.nii.gz")
+    command = ("convert", tmp_path / "mask.nii.gz", tmp_path / "labels.dcm", "--source", folder)
+    assert medseg_command(*command).exit_code == 0
+    assert medseg_command(*command, "--geometry", "strict").exit_code == 4
 
 
 def test_mosaic_is_refused_as_a_source(tmp_path, shared_data):

@@ -13,7 +13,8 @@ from medseg.config import PredictConfig
 from medseg.errors import InputError, ModelError, ServerError
 from medseg.inputs import find_inputs
 from medseg.locks import locked
-from medseg.pacs.client import Filters, RemoteSeries
+from medseg.opaque import secret
+from medseg.pacs.client import KEY, Filters, RemoteSeries
 from medseg.pacs.transfer import pull, push
 from medseg.pacs.watch import RECORD, Outcome, Watcher, read_done
 from tests.dicom_files import PATIENT, make
@@ -66,7 +67,7 @@ class Bench:
         self.folder, self.pacs, self.error = folder / "out", pacs, error
         self.now = 0.0
         self.made: list[object] = []
-        self.results = self.folder / "results" / SERIES.folder
+        self.results = self.folder / "results" / SERIES.folder(secret(self.folder / KEY))
         self.watcher = self.restarted()
 
     def restarted(self) -> Watcher:
@@ -179,6 +180,13 @@ def test_record_and_names_hold_nothing_of_the_patient(tmp_path):
         assert PATIENT not in told
         assert "1.2.3" not in told
     assert len(texts) == 3
+
+
+def test_names_of_folders_and_files_cannot_be_computed_without_the_secret_of_the_folder(tmp_path):
+    first, second = (pull(FakePacs(), SERIES, tmp_path / name).folder for name in "ab")
+    assert first.name != second.name
+    assert pull(FakePacs(), SERIES, tmp_path / "a").folder == first
+    assert (tmp_path / "a" / KEY).stat().st_mode & 0o077 == 0
 
 
 def test_series_that_does_not_come_whole_is_an_error(tmp_path):

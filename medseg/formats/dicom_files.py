@@ -1,0 +1,75 @@
+"""The headers of many files: by several processes where there are many, and within limits where a header is large."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medseg.formats.dicom_elements import quiet
+from medseg.formats.dicom_frames import read_slices
+from medseg.formats.dicom_header import LargeHeaderError, SkippedFileError
+from medseg.formats.dicom_slice import Slice
+from medseg.formats.dicom_worker import MOST_SECONDS, limit_memory
+
+Planes = tuple[Slice, ...] | SkippedFileError
+
+ENOUGH_FILES = 3000  # that reading them by several processes is quicker, whose start takes a second
+_MOST_PROCESSES = 8
+_CHUNK = 200  # files that a process reads at a time
+
+
+def read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, Planes]]:
+    """The planes of each file, in the order of the files, or why it has none."""
+    chunks = [paths[n : n + _CHUNK] for n in range(0, len(paths), _CHUNK)]
+    processes = min(_cores(), _MOST_PROCESSES)
+    if len(paths) < ENOUGH_FILES or processes == 1:
+        results: Iterator[list[Planes]] = map(_read, chunks)
+    else:
+        from joblib import Parallel, delayed  # noqa: PLC0415 - seldom needed
+
+        parallel = Parallel(n_jobs=processes, batch_size=1, return_as="generator")
+        results = parallel(delayed(_read)(chunk) for chunk in chunks)
+    for chunk, planes in zip(chunks, results, strict=True):
+        yield from zip(chunk, planes, strict=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read(paths: Sequence[Path]) -> list[Planes]:
+    with quiet():
+        return [_planes(path) for path in paths]
+
+
+def _planes(path: Path) -> Planes:
+    try:
+        try:
+            return read_slices(path)
+        except LargeHeaderError:
+            return _within_limits(path)
+    except SkippedFileError as error:
+        return error
+
+
+def _within_limits(path: Path) -> Planes:
+    """The planes of a file whose header is large, read by a process that may take so much memory and time."""
+    from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - seldom needed
+
+    pool = ProcessPoolExecutor(max_workers=1, initializer=limit_memory)
+    try:
+        planes: Planes = pool.submit(_limited, path).result(timeout=MOST_SECONDS)
+    except SkippedFileError:
+        raise
+    except Exception:  # the time is over, or the process has died
+        text = "a header of many megabytes that takes more memory or time than a header may; export it again"
+        raise SkippedFileError(text, damaged=True) from None
+    finally:
+        pool.shutdown(wait=False, kill_workers=True)
+    return planes
+
+
+def _limited(path: Path) -> tuple[Slice, ...]:
+    with quiet():
+        return read_slices(path, limited=True)

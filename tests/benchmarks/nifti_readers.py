@@ -1,0 +1,126 @@
+"""What readers make of the shared NIfTI files: right, wrong, refused or crashed.
+
+python -m tests.benchmarks.nifti_readers --python readers/bin/python   (the environment of dicom_readers)
+
+Right is what the header says by NIfTI's own order (sform, else qform), in mm, one volume for each time;
+of a file that is not NIfTI or has five dimensions, right is to refuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+READERS = ("medseg", "simpleitk", "monai-nibabel", "monai-itk")
+LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
+MM_PER_UNIT = {1: 1000.0, 3: 0.001}
+Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
+
+
+def medseg(path: Path) -> Iterator[Found]:
+    from medseg.formats import candidate, read
+
+    series = candidate(path)
+    for frame in range(series.frames):
+        volume = read(series, frame=frame)
+        yield volume.array[0], volume.geometry.affine
+
+
+def simpleitk(path: Path) -> Iterator[Found]:
+    import SimpleITK
+
+    image = SimpleITK.ReadImage(str(path))
+    for number in range(image.GetSize()[3] if image.GetDimension() == 4 else 1):
+        one = image[..., number] if image.GetDimension() == 4 else image
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(one.GetDirection(), (3, 3)) * one.GetSpacing()
+        affine[:3, 3] = one.GetOrigin()
+        yield SimpleITK.GetArrayFromImage(one).transpose(2, 1, 0), LPS_TO_RAS @ affine
+
+
+def monai(path: Path, reader: str) -> Iterator[Found]:
+    from monai.transforms import LoadImage
+
+    image = LoadImage(reader=reader, image_only=True)(str(path))
+    array = np.asarray(image)
+    for number in range(array.shape[3] if array.ndim == 4 else 1):
+        yield array[..., number] if array.ndim == 4 else array, np.asarray(image.affine)
+
+
+def expected(path: Path) -> list[Found]:
+    """What the header says; nothing where it says nothing that can be read."""
+    try:
+        image = nibabel.load(path)
+    except nibabel.filebasedimages.ImageFileError:
+        return []
+    if image.ndim > 4:
+        return []
+    affine = np.diag([MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0]) @ image.affine
+    array = image.get_fdata(dtype=np.float32)
+    return [(array[..., n], affine) for n in range(array.shape[3])] if array.ndim == 4 else [(array, affine)]
+
+
+def work(reader: str, path: Path, out: Path) -> None:
+    """Read a file and write what came out."""
+    if reader.startswith("monai"):
+        found = monai(path, "NibabelReader" if reader == "monai-nibabel" else "ITKReader")
+    else:
+        found = globals()[reader](path)
+    for number, (array, affine) in enumerate(found):
+        np.savez(out / f"{number:04}.npz", array=np.asarray(array, dtype=np.float32), affine=affine)
+
+
+def judge(reader: str, path: Path, python: str) -> str:
+    truth = expected(path)
+    with tempfile.TemporaryDirectory() as out:
+        command = [python, __file__, "--work", reader, str(path), out]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command, capture_output=True, timeout=120, check=False, env=environment)
+        found = []
+        for stored in sorted(Path(out).iterdir()):
+            with np.load(stored) as content:
+                found.append((content["array"], content["affine"]))
+    if done.returncode:
+        return "crashed" if done.returncode < 0 else "refused" if truth else "right"
+    is_right = bool(truth) and len(found) == len(truth) and all(map(is_same, found, truth))
+    return "right" if is_right else "wrong"
+
+
+def is_same(found: Found, truth: Found) -> bool:
+    return (
+        found[0].shape == truth[0].shape
+        and np.allclose(found[0], truth[0], rtol=1e-4, atol=1e-4, equal_nan=True)
+        and np.allclose(found[1], truth[1], rtol=1e-3, atol=1e-2)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--python", help="of the environment with the other readers")
+    folder = Path(__file__).parents[3] / "shared/data/fixtures/nifti/real_oddities/data"
+    parser.add_argument("--files", type=Path, default=folder)
+    parser.add_argument("--work", nargs=3, metavar=("READER", "FILE", "OUT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        reader, path, out = arguments.work
+        work(reader, Path(path), Path(out))
+        return
+    readers = [reader for reader in READERS if reader == "medseg" or arguments.python]
+    print("| file | " + " | ".join(readers) + " |\n|---|" + "---|" * len(readers))
+    for path in sorted(arguments.files.iterdir()):
+        if ".hdr" in path.name:
+            continue  # of a pair the other file is read
+        verdicts = [judge(one, path, sys.executable if one == "medseg" else arguments.python) for one in readers]
+        print(f"| {path.name} | " + " | ".join(verdicts) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
