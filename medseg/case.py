@@ -5,35 +5,35 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from medseg import __version__
+from medseg.cases import Case, Result, identity_of
 from medseg.choice import Choice, fitting, named
 from medseg.config import PredictConfig
 from medseg.devices import device_title
-from medseg.errors import ConfigError, MedsegError
+from medseg.errors import MedsegError
 from medseg.formats import Algorithm
 from medseg.inputs import Input, read_input
 from medseg.labels import LabelSet
 from medseg.ledger import (
-    Identity,
+    FAILURE,
     Output,
     Record,
     Scan,
     Status,
     UsedModel,
-    locked,
-    own_folder,
     record_folder,
     sha256_of,
+    stamp_of,
     status,
 )
+from medseg.locks import locked
 from medseg.model import Model, load_model
-from medseg.outputs import MASK_ENDINGS, is_mask, read_from, source_of
+from medseg.outputs import read_from, source_of
 from medseg.pipeline import segment
 from medseg.publish import publish
 from medseg.refine import crf_refiner
@@ -45,68 +45,6 @@ from medseg.volume import Segmentation, Volume
 Progress = Callable[[int, int], None]
 
 _LIBRARIES = ("numpy", "torch", "monai", "nibabel", "pydicom", "highdicom")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A scan and where its results go.
-
-    Attributes:
-        input: The scan.
-        mask: The label file.
-        folder: Where statistics.json, preview.png and run.json go, unless another mask's are there already.
-    """
-
-    input: Input
-    mask: Path
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a case.
-
-    Attributes:
-        case: Which.
-        status: Why it was done, or `Status.DONE` if it was left alone; None if it failed.
-        folder: Where its record lies.
-        record: Of the outputs that were made; None if none were.
-        error: Why it failed: a `MedsegError`, or a bug.
-    """
-
-    case: Case
-    status: Status | None
-    folder: Path
-    record: Record | None = None
-    error: Exception | None = None
-
-
-def plan_cases(inputs: Sequence[Input], output: Path | None, output_type: str = "nifti") -> tuple[Case, ...]:
-    """Where the results of each scan go.
-
-    Without an output, and for an output that is a file: the mask there (beside the scan, as NAME_seg.nii.gz), the rest
-    in a folder of the mask's name. For a folder: all of it in there, in a sub-folder for each of several scans.
-
-    Raises:
-        ConfigError: If several scans are to become one file, a mask would replace its scan, or its ending belongs to
-            another output type.
-    """
-    is_file = is_mask(output, output_type)
-    ending = MASK_ENDINGS[output_type]
-    if is_file and len(inputs) > 1:
-        raise ConfigError(f"{output}: one file for {len(inputs)} scans; give a folder.")
-    cases = []
-    for one in inputs:
-        if output is None or is_file:
-            mask = output or one.beside / f"{one.name}{ending}"
-            folder = own_folder(mask)
-        else:
-            folder = output / one.name if len(inputs) > 1 else output
-            mask = folder / f"{one.name}{ending}"
-        if mask.resolve() in {path.resolve() for path in one.paths}:
-            raise ConfigError(f"{mask}: would replace the scan itself; choose another output.")
-        cases.append(Case(one, mask, folder))
-    return tuple(cases)
 
 
 class Predictor:
@@ -141,7 +79,9 @@ class Predictor:
         """Channels of the model that was named; 1 where each scan finds its own."""
         return self._named.info.network.in_channels if self._named else 1
 
-    def run(self, case: Case, *, progress: Progress, skip_done: bool = False, wait: bool = True) -> Result | None:
+    def run(
+        self, case: Case, *, progress: Progress, skip_done: bool = False, wait: bool = True, smaller: bool = False
+    ) -> Result | None:
         """Do a case; its outputs appear together, the mask and the record last, or not at all.
 
         Args:
@@ -149,6 +89,8 @@ class Predictor:
             progress: Called with (windows done, windows in all).
             skip_done: Whether to leave a case alone whose outputs are whole and would be the same.
             wait: Whether to wait while another process does this case.
+            smaller: Whether to spare memory: on the CPU if it was the GPU's that was not enough, which gives the same
+                labels; else without mirrored passes and with less overlap, which may not.
 
         Returns:
             What was done, or None if another process is doing it.
@@ -161,9 +103,8 @@ class Predictor:
         source = source_of(case.input, self.settings.output_type)
         choice = self._named or fitting(case.input, self.settings)
         stages = Stages(self.device)
-        reading = {"frame": self.frame, "geometry": self.options.geometry, "prefer": self.options.prefer}
-        settings = {**choice.to_json(), **reading}
-        identity = Identity(sha256_of(case.input.paths), choice.info.sha256, settings, __version__)
+        stamp = stamp_of(case.input.paths)  # before the content, so that a change on the way shows the next time
+        identity = identity_of(choice, self.frame, self.options, sha256_of(case.input.paths))
         stages.lap("hash")
         with locked(case.mask, wait=wait) as ours:
             if not ours:
@@ -172,7 +113,7 @@ class Predictor:
             state = status(folder, identity)
             if state is Status.DONE and skip_done:
                 return Result(case, state, folder)
-            volume, segmentation = self._segment(case.input, choice, stages, progress)
+            volume, segmentation = self._segment(case.input, choice, stages, progress, smaller=smaller)
 
             def record(outputs: tuple[Output, ...], findings: tuple[Finding, ...]) -> Record:
                 stages.lap("write")
@@ -180,7 +121,7 @@ class Predictor:
                     key=identity.key,
                     medseg=identity.version,
                     versions=_versions(),
-                    input=_scan(case.input, volume, identity.input_sha256),
+                    input=_scan(case.input, volume, identity.input_sha256, stamp),
                     model=_used(choice),
                     settings=identity.settings,
                     settings_sha256=identity.settings_sha256,
@@ -200,19 +141,26 @@ class Predictor:
                 algorithm=Algorithm(choice.info.name, choice.info.card.version),
                 about=(("Model", f"{choice.info.name} {choice.info.card.version}"), ("Title", choice.info.card.title)),
                 record=record,
+                sidecars=case.sidecars,
             )
+            (folder / FAILURE).unlink(missing_ok=True)
             return Result(case, state, folder, made)
 
-    def _segment(self, scan: Input, choice: Choice, stages: Stages, progress: Progress) -> tuple[Volume, Segmentation]:
+    def _segment(
+        self, scan: Input, choice: Choice, stages: Stages, progress: Progress, *, smaller: bool
+    ) -> tuple[Volume, Segmentation]:
         info = choice.info
         volume = read_input(scan, channels=info.network.in_channels, frame=self.frame)
         stages.lap("read")
         if choice.folder not in self._models:
             self._models[choice.folder] = load_model(choice.folder)
         stages.lap("load")
-        model = replace(self._models[choice.folder], windows=choice.windows)
+        device, windows = ("cpu" if smaller else self.device), choice.windows
+        if smaller and device == self.device:
+            windows = replace(choice, settings=choice.settings.model_copy(update={"fast": True})).windows
+        model = replace(self._models[choice.folder], windows=windows)
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
-        segmentation = segment(volume, model, refiners=refiners, device=self.device, progress=progress)
+        segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)
@@ -221,6 +169,9 @@ class Predictor:
             findings.append(Finding("unlike-training-data", f"Model {info.name} {objection}; labels may be wrong."))
         if self.settings.fast:
             findings.append(Finding("fast", "Made with --fast; labels may differ from those of a full run."))
+        if windows != choice.windows:
+            less = "without mirrored passes and with less overlap; labels may differ from those of a full run."
+            findings.append(Finding("less-memory", f"Memory was not enough; made again {less}"))
         if not segmentation.array.any():
             findings.append(Finding("nothing-found", "None of the labels was found in the scan."))
         return volume, replace(segmentation, findings=tuple(dict.fromkeys(findings)))
@@ -267,12 +218,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES}
 
 
-def _scan(scan: Input, volume: Volume, sha256: str) -> Scan:
+def _scan(scan: Input, volume: Volume, sha256: str, stamp: str | None) -> Scan:
     geometry = volume.geometry
     return Scan(
         name=scan.paths[0].name if len(scan.paths) == 1 else scan.name,
         files=len(scan.paths),
         sha256=sha256,
+        stamp=stamp,
         shape=geometry.shape,
         spacing_mm=geometry.spacing_mm,
         orientation=geometry.orientation,

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medseg import __version__
+from medseg.cli_batch import batch
 from medseg.cli_evaluate import evaluate
 from medseg.cli_voc import voc
-from medseg.errors import BatchError, ConfigError, InputError, MedsegError
+from medseg.errors import BatchError, InputError, MedsegError
+from medseg.options import FILE, prediction_options, prediction_settings, scan_options, silence_libraries
 from medseg.pacs.commands import pacs
 from medseg.program import EXIT_CODES, Program, complain
 
 if TYPE_CHECKING:
-    from medseg.case import Result
-    from medseg.config import PredictConfig
+    from medseg.cases import Result
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
-_FILE = click.Path(path_type=Path)
 
 
 @click.group("medseg", cls=Program, context_settings=_CONTEXT, epilog=EXIT_CODES)
@@ -34,6 +33,7 @@ def main() -> None:
     \b
     medseg predict scan.nii.gz             scan_seg.nii.gz beside the scan
     medseg predict dicom_folder -o out     all results into out/
+    medseg batch scans out                 all that is new or has changed
     medseg evaluate truth.nii.gz scan_seg.nii.gz
     medseg models                          what can be segmented
     """
@@ -42,33 +42,14 @@ def main() -> None:
 @main.command(epilog=EXIT_CODES)
 @click.argument("inputs", nargs=-1, metavar="[SCAN]...")
 @click.option("-i", "--input", "more_inputs", multiple=True, metavar="SCAN", help="The same as the argument.")
-@click.option("-o", "--output", type=_FILE, help="A mask (.nii.gz, .nii, .dcm) or a folder.")
-@click.option("--model", metavar="NAME|FOLDER", help="Default: the shipped model that takes the scan.")
-@click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
-@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), help="Share of a window seen twice.")
-@click.option("--disable-tta", is_flag=True, default=None, help="No mirrored passes (test-time augmentation).")
-@click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25; labels may differ.")
-@click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only.")
-@click.option("--crf", is_flag=False, flag_value="auto", metavar="[PRESET]", help="Refine by a dense CRF.")
-@click.option("--output-type", metavar="TYPE", help="nifti (default), dicom-seg, dicom-seg-binary, dicom-rtstruct.")
-@click.option("--statistics/--no-statistics", default=None, help="Write statistics.json (default: yes).")
-@click.option("--preview/--no-preview", default=None, help="Write preview.png (default: yes).")
-@click.option("--report/--no-report", default=None, help="Write report.html (default: no).")
-@click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
-@click.option("--geometry", type=click.Choice(["repair", "strict"]), help="Gaps and uneven slices: default repair.")
-@click.option("--prefer", type=click.Choice(["latest"]), help="Of slices that contradict one another; default: refuse.")
+@click.option("-o", "--output", type=FILE, help="A mask (.nii.gz, .nii, .dcm) or a folder.")
 @click.option("--continue-prediction", is_flag=True, help="Skip cases that are done and unchanged.")
-@click.option("--config", type=_FILE, help="YAML in configs/predict; options win over it.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
-@click.option("--quiet", is_flag=True, help="Errors only.")
-@click.option("--verbose", is_flag=True, help="Stages, seconds and memory too.")
+@prediction_options
 def predict(
     inputs: tuple[str, ...],
     more_inputs: tuple[str, ...],
     output: Path | None,
     frame: int | None,
-    geometry: Literal["repair", "strict"] | None,
-    prefer: Literal["latest"] | None,
     continue_prediction: bool,
     config: Path | None,
     as_json: bool,
@@ -110,17 +91,17 @@ def predict(
     patterns = (*inputs, *more_inputs)
     if not patterns:
         raise click.UsageError("No scan was given.", click.get_current_context())
-    settings = _predict_settings(config, options)
-    _silence_libraries(verbose)
-    from medseg.case import Predictor, plan_cases, run_cases
+    reading = scan_options(options)
+    settings = prediction_settings(config, options)
+    silence_libraries(verbose)
+    from medseg.case import Predictor, run_cases
+    from medseg.cases import plan_cases
     from medseg.console import CaseProgress, describe, summary
     from medseg.devices import choose_device
     from medseg.inputs import find_inputs
-    from medseg.study import ScanOptions
 
-    options_ = ScanOptions(geometry or "repair", prefer)
-    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame, options=options_)
-    scans = find_inputs(patterns, channels=predictor.channels, options=options_)
+    predictor = Predictor(settings, device=choose_device(settings.device), frame=frame, options=reading)
+    scans = find_inputs(patterns, channels=predictor.channels, options=reading)
     cases = plan_cases(scans, output, settings.output_type)
     results: list[Result] = []
     with CaseProgress(len(cases), show=not quiet) as progress:
@@ -132,20 +113,6 @@ def predict(
     if as_json:
         click.echo(json.dumps(summary(results)))
     _raise_failures(results)
-
-
-def _predict_settings(config: Path | None, options: dict[str, Any]) -> PredictConfig:
-    """The configuration file with the options that were given on top."""
-    from medseg.config import PredictConfig, load_config, validate
-
-    given = {key: value for key, value in options.items() if value not in (None, ())}
-    if "roi_subset" in given:
-        given["roi_subset"] = [name.strip() for names in given["roi_subset"] for name in names.split(",")]
-    available = get_args(PredictConfig.model_fields["output_type"].annotation)
-    if given.get("output_type", available[0]) not in available:
-        raise ConfigError(f"Output type {given['output_type']!r} is not available; available: {', '.join(available)}.")
-    base = load_config(config, PredictConfig) if config else PredictConfig()
-    return validate({**base.model_dump(), **given}, PredictConfig, where="options")
 
 
 def _raise_failures(results: Sequence[Result]) -> None:
@@ -162,13 +129,13 @@ def _raise_failures(results: Sequence[Result]) -> None:
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("config", type=_FILE)
-@click.option("-o", "--output", type=_FILE, help="Folder of the run (default: runs/NAME of the configuration).")
+@click.argument("config", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Folder of the run (default: runs/NAME of the configuration).")
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in the output folder.")
 @click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--architecture", metavar="NAME", help="Instead of the configuration's; `medseg models` lists them.")
-@click.option("--data", "--root", "root", type=_FILE, help="Data set, instead of the configuration's.")
+@click.option("--data", "--root", "root", type=FILE, help="Data set, instead of the configuration's.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="Errors only.")
 @click.option("--verbose", is_flag=True, help="Warnings of the libraries too.")
@@ -189,7 +156,7 @@ def train(
     medseg train configs/train/hippocampus.yaml -o runs/hippocampus
     medseg train configs/train/hippocampus.yaml -o runs/hippocampus --resume
     """
-    _silence_libraries(verbose)
+    silence_libraries(verbose)
     from medseg.training import train as run
 
     folder = run(config, output=output or Path("runs") / config.stem, progress=not quiet, **options)
@@ -200,9 +167,9 @@ def train(
 
 
 @main.command(epilog=EXIT_CODES)
-@click.argument("labels", type=_FILE)
-@click.argument("output", type=_FILE)
-@click.option("--source", metavar="SCAN", type=_FILE, help="The series that the labels belong to.")
+@click.argument("labels", type=FILE)
+@click.argument("output", type=FILE)
+@click.option("--source", metavar="SCAN", type=FILE, help="The series that the labels belong to.")
 @click.option("--output-type", metavar="TYPE", help="As of predict; default: by OUTPUT's ending (.dcm: dicom-seg).")
 @click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Convert these labels only.")
 @click.option("--algorithm", metavar="NAME", help="What made the labels; unknown if not given.")
@@ -219,7 +186,7 @@ def convert(labels: Path, output: Path, roi_subset: tuple[str, ...], as_json: bo
     medseg convert seg.dcm plan.dcm --source dicom_folder \\
         --output-type dicom-rtstruct
     """
-    _silence_libraries(verbose=False)
+    silence_libraries(verbose=False)
     from medseg.convert import convert as run
 
     names = [name.strip() for several in roi_subset for name in several.split(",")]
@@ -274,16 +241,7 @@ def models(architectures: bool, as_json: bool) -> None:
     click.echo(json.dumps(content) if as_json else as_text(content))
 
 
-main.add_command(evaluate)
-main.add_command(voc)
 for _command in (evaluate, voc, *voc.commands.values()):
     _command.epilog = EXIT_CODES
-
-
-main.add_command(pacs)
-
-
-def _silence_libraries(verbose: bool) -> None:
-    """Keep the libraries' warnings off a screen that shall hold one line an error."""
-    if not verbose:
-        warnings.simplefilter("ignore")
+for _command in (batch, evaluate, voc, pacs):
+    main.add_command(_command)

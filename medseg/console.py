@@ -18,7 +18,8 @@ from medseg.study import Series, Study
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from medseg.case import Case, Progress, Result
+    from medseg.case import Progress
+    from medseg.cases import Case, Result
     from medseg.report.cohort import Cohort
 
 
@@ -56,6 +57,41 @@ class CaseProgress:
         if self._bar is not None:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
+
+
+class BatchProgress:
+    """A bar on stderr with studies done, failed and left, and the time left; nothing where stderr is no terminal."""
+
+    def __init__(self, cases: int, *, show: bool) -> None:
+        self._left, self._done, self._failed = cases, 0, 0
+        self._bar: Bar | None = _batch_bar() if show and sys.stderr.isatty() else None
+        self._task = self._bar.add_task(self._text(), total=cases) if self._bar else None
+
+    def __enter__(self) -> BatchProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def begin(self, case: Case) -> Progress:
+        """The progress function of a case, whose windows are too short-lived to be shown here."""
+        return lambda done, total: None
+
+    def end(self, *, failed: bool) -> None:
+        """A case has ended."""
+        self._left -= 1
+        self._failed += failed
+        self._done += not failed
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=1, description=self._text())
+
+    def _text(self) -> str:
+        return f"{self._done} done, {self._failed} failed, {self._left} left"
 
 
 def describe(result: Result, *, verbose: bool, to_stderr: bool) -> None:
@@ -220,6 +256,14 @@ def evaluation_text(cohort: Cohort, alone: bool) -> str:
     lines += [f"no prediction: {name}" for name in cohort.missing]
     lines += [f"no reference: {name}" for name in cohort.surplus]
     return "\n".join([*lines, *(f"note: {finding}" for finding in cohort.findings)])
+
+
+def _batch_bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _bar(unit: str = "windows") -> Bar:

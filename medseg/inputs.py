@@ -46,7 +46,7 @@ class Input:
 
 
 def find_inputs(
-    patterns: Sequence[str], *, channels: int = 1, options: ScanOptions = DEFAULT_OPTIONS
+    patterns: Sequence[str], *, channels: int = 1, apart: bool = True, options: ScanOptions = DEFAULT_OPTIONS
 ) -> tuple[Input, ...]:
     """List the scans that files, folders and globs name.
 
@@ -56,6 +56,8 @@ def find_inputs(
     Args:
         patterns: Files, folders, globs or archives; what a glob matches is looked at together.
         channels: What the model takes; above 1, files CASE_0000, CASE_0001, ... become one scan.
+        apart: Whether no two scans shall bear one name; else only those of one folder differ, and a scan that is added
+            elsewhere changes no other's name.
         options: How doubtful scans are dealt with.
 
     Raises:
@@ -69,7 +71,12 @@ def find_inputs(
         # A file that several patterns name is one scan.
         found.update({tuple(path.resolve() for path in one.paths): one for one in inputs})
     inputs = _grouped(list(found.values()), channels) if channels > 1 else list(found.values())
-    return tuple(_distinct(inputs))
+    if apart:
+        return tuple(_distinct(inputs))
+    folders: dict[Path, list[Input]] = {}
+    for one in inputs:
+        folders.setdefault(one.beside, []).append(one)
+    return tuple(one for members in folders.values() for one in _distinct(members))
 
 
 def read_input(scan_: Input, *, channels: int, frame: int | None) -> Volume:

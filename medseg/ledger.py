@@ -1,19 +1,17 @@
-"""What was done, and whether it still stands: the record beside every result, and a lock for making it.
+"""What was done, and whether it still stands: the record beside every result, or beside the place where it failed.
 
 run.json is written last, so its presence says that a case is complete. A case counts as done only if the record's key
 (input, weights, settings, version) is the one wanted now and every file that it lists is there with the same SHA-256.
+Where many cases are looked through, a file of the recorded name, size and time of change is taken for the same.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,13 +19,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medseg.errors import InputError, ResourceError
+from medseg.atomic import write_text
+from medseg.errors import InputError, MedsegError, ResourceError
 from medseg.study import Finding
 
-if sys.platform != "win32":  # Windows has no flock: two processes may do a case twice there, never half
-    import fcntl
-
 RECORD = "run.json"
+FAILURE = "failed.json"
 SCHEMA = 1
 
 _MASK_SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm)$", re.IGNORECASE)
@@ -56,20 +53,24 @@ class Identity:
     @property
     def settings_sha256(self) -> str:
         """SHA-256 over the settings as sorted JSON, in hexadecimal."""
-        return _digest(self.settings)
+        return digest(self.settings)
 
     @property
     def key(self) -> str:
         """SHA-256 over all parts, in hexadecimal."""
-        return _digest([self.input_sha256, self.weights_sha256, self.settings_sha256, self.version])
+        return digest([self.input_sha256, self.weights_sha256, self.settings_sha256, self.version])
 
 
 class Scan(_Part):
-    """What was segmented: name, number of files and their SHA-256, grid, DICOM modality where it is known."""
+    """What was segmented: name, number of files and their SHA-256, grid, DICOM modality where it is known.
+
+    The stamp is `stamp_of` its files, taken before they were read.
+    """
 
     name: str
     files: int
     sha256: str
+    stamp: str | None = None
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     orientation: str
@@ -96,11 +97,12 @@ class Stage(_Part):
 
 
 class Output(_Part):
-    """A file that a case made: its path from the record's folder, its size and its SHA-256."""
+    """A file that a case made: its path from the record's folder, size, SHA-256, and when it was last changed."""
 
     name: str
     bytes: int
     sha256: str
+    mtime_ns: int | None = None
 
 
 class Record(_Part):
@@ -141,6 +143,36 @@ class Record(_Part):
         return self.model_dump_json(indent=2) + "\n"
 
 
+class Failure(_Part):
+    """failed.json: why a case has no result, beside where its record would be.
+
+    Attributes:
+        key: Of what was tried: scan, weights, settings, version.
+        error: One line.
+        kind: The exception's name.
+        exit_code: What a command that fails so ends with.
+        transient: Whether another try may succeed with nothing changed, as when the disk was full.
+    """
+
+    schema_version: int = SCHEMA
+    key: str
+    error: str
+    kind: str
+    exit_code: int
+    transient: bool
+
+    @classmethod
+    def of(cls, error: Exception, key: str) -> Failure:
+        """The failure that an exception means."""
+        return cls(
+            key=key,
+            error=" ".join(str(error).split()) or type(error).__name__,
+            kind=type(error).__name__,
+            exit_code=error.exit_code if isinstance(error, MedsegError) else 1,
+            transient=isinstance(error, ResourceError | OSError),
+        )
+
+
 class Status(StrEnum):
     """Whether a case is to be done, and why."""
 
@@ -162,6 +194,20 @@ def read_record(folder: Path) -> Record | None:
         return None
 
 
+def read_failure(folder: Path) -> Failure | None:
+    """The failure that is recorded in a folder, or None if there is none that can be read."""
+    try:
+        return Failure.model_validate_json((folder / FAILURE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write_failure(folder: Path, failure: Failure) -> None:
+    """Record a failure; where the disk does not take even that, the run's own list has it."""
+    with suppress(ResourceError, OSError):
+        write_text(folder / FAILURE, failure.model_dump_json(indent=2) + "\n")
+
+
 def record_folder(mask: Path, preferred: Path) -> Path:
     """Where the record of a mask lies: in `preferred`, unless the record of another mask is there already.
 
@@ -180,11 +226,20 @@ def own_folder(mask: Path) -> Path:
     return mask.with_name(_MASK_SUFFIX.sub("", mask.name))
 
 
-def status(folder: Path, wanted: Identity) -> Status:
-    """Whether the case whose record lies in `folder` has to be done, and why."""
+def status(folder: Path, wanted: Identity, *, verify: bool = True) -> Status:
+    """Whether the case whose record lies in `folder` has to be done, and why.
+
+    Args:
+        folder: Of the record.
+        wanted: What the outputs shall be.
+        verify: Whether to read outputs whose size and time of change are as recorded, too.
+    """
     record = read_record(folder)
-    if record is None:
-        return Status.NEW
+    return Status.NEW if record is None else status_of(record, folder, wanted, verify=verify)
+
+
+def status_of(record: Record, folder: Path, wanted: Identity, *, verify: bool) -> Status:
+    """The same for a record that has been read."""
     had = record.identity
     for changed, reason in (
         (had.input_sha256 != wanted.input_sha256, Status.INPUT_CHANGED),
@@ -196,11 +251,24 @@ def status(folder: Path, wanted: Identity) -> Status:
             return reason
     for output in record.outputs:
         path = folder / output.name
-        if not path.is_file():
+        try:
+            found = path.stat()
+        except OSError:
             return Status.OUTPUT_MISSING
-        if path.stat().st_size != output.bytes or sha256_of([path]) != output.sha256:
+        if found.st_size != output.bytes:
+            return Status.OUTPUT_ALTERED
+        if (verify or found.st_mtime_ns != output.mtime_ns) and sha256_of([path]) != output.sha256:
             return Status.OUTPUT_ALTERED
     return Status.DONE
+
+
+def stamp_of(paths: Sequence[Path]) -> str | None:
+    """SHA-256 over names, sizes and times of change, which change when a file does; None if a file is not there."""
+    try:
+        found = [(path.name, path.stat()) for path in paths]
+    except OSError:
+        return None
+    return digest(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
@@ -223,73 +291,6 @@ def sha256_of(paths: Iterable[Path]) -> str:
     return hashlib.sha256("".join(f"{sum_}\n" for sum_ in sorted(sums)).encode()).hexdigest()
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """SHA-256 over plain values as sorted JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def present(folder: Path) -> Iterator[None]:
-    """Make a folder and its parents; those that were missing are removed again if they are empty at the end."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # not empty
-            for path in missing:
-                path.rmdir()
-
-
-@contextmanager
-def locked(output: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock on an output, among all processes that ask for it; the kernel frees it on any death.
-
-    Args:
-        output: What is about to be made; its folder is made, and removed again if nothing comes of it.
-        wait: Whether to wait while another process has the lock.
-
-    Yields:
-        Whether the lock is held; only ever False without `wait`.
-
-    Raises:
-        ResourceError: If the folder cannot be made or written.
-    """
-    lock = output.with_name(f".{output.name}.lock")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(present(output.parent))
-            file = _open_locked(lock, wait=wait)
-        except OSError as error:
-            text = f"{output.parent}: cannot be written ({error.strerror}); choose another output."
-            raise ResourceError(text) from None
-        try:
-            yield file is not None
-        finally:
-            if file is not None:
-                lock.unlink(missing_ok=True)
-                os.close(file)
-
-
-def _open_locked(lock: Path, *, wait: bool) -> int | None:
-    while True:
-        try:
-            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # another process that had made the folder has just removed it
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            continue
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(file)
-            return None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
-                os.close(file)
-                raise
-            return file  # a file system without locks
-        # Who held the lock before has removed its file; a lock on a removed file keeps nobody out.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), lock.stat()):
-                return file
-        os.close(file)

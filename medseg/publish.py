@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from medseg.atomic import atomic_path
 from medseg.config import PredictConfig
 from medseg.formats import Algorithm, write, write_onto_source
-from medseg.ledger import RECORD, Output, Record, locked, present, record_folder, sha256_of
+from medseg.labels import LabelSet
+from medseg.ledger import RECORD, Output, Record, record_folder, sha256_of
+from medseg.locks import locked, present
 from medseg.report import preview, statistics, study_page
 from medseg.study import Finding
 from medseg.volume import Segmentation, Volume
@@ -31,6 +33,7 @@ def publish(
     algorithm: Algorithm,
     about: Sequence[tuple[str, str]] = (),
     record: Callable[[tuple[Output, ...], tuple[Finding, ...]], Record],
+    sidecars: Callable[[LabelSet, Algorithm], Mapping[Path, str]] | None = None,
 ) -> tuple[Path, Record]:
     """Write the mask, and what the settings ask for, and the record of it all.
 
@@ -44,6 +47,7 @@ def publish(
         algorithm: What made the labels.
         about: What made the labels, for the report.
         record: Called with all other files when they are written, and what was found doubtful on the way.
+        sidecars: Gives the texts that go beside the mask.
 
     Returns:
         The folder of the other files, and the record.
@@ -68,6 +72,9 @@ def publish(
                 write(segmentation, parts[mask])
             else:
                 findings = write_onto_source(segmentation, parts[mask], settings.output_type, source, algorithm)
+            for path, text in (sidecars(labels, algorithm) if sidecars else {}).items():
+                parts[path] = stack.enter_context(atomic_path(path))
+                parts[path].write_text(text, encoding="utf-8")
             if settings.statistics:
                 path = folder / STATISTICS
                 parts[path] = stack.enter_context(atomic_path(path))
@@ -93,4 +100,5 @@ def publish(
 
 def _output(path: Path, part: Path, folder: Path) -> Output:
     name = path.name if path.parent == folder else f"../{path.name}"
-    return Output(name=name, bytes=part.stat().st_size, sha256=sha256_of([part]))
+    stat = part.stat()  # a rename changes neither size nor time
+    return Output(name=name, bytes=stat.st_size, sha256=sha256_of([part]), mtime_ns=stat.st_mtime_ns)

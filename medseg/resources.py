@@ -19,15 +19,22 @@ def peak_memory_mib() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out while something was computed, so that less might do."""
+    text = str(error)
+    # By name, so that torch need not be imported to tell; torch reports memory of the CPU as a plain RuntimeError.
+    gpu = type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in text
+    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text
+
+
 def resource_error(error: BaseException) -> ResourceError | None:
     """The one-line error for an exception that means that memory or disk ran out; None for any other."""
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return ResourceError(f"{where}the disk is full; free space or choose another output.")
-    # By name, so that torch need not be imported to tell; torch reports memory of the CPU as a plain RuntimeError.
     if type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in text:
         return ResourceError("The GPU's memory is not enough; close what else uses it, or choose --device cpu.")
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+    if out_of_memory(error):
         return ResourceError("The memory is not enough; close other programs, or crop the scan.")
     return None

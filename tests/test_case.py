@@ -10,7 +10,8 @@ from PIL import Image
 
 import medseg
 import medseg.case
-from medseg.case import Predictor, plan_cases, run_cases
+from medseg.case import Predictor, run_cases
+from medseg.cases import plan_cases
 from medseg.choice import fitting
 from medseg.config import PredictConfig
 from medseg.errors import ConfigError, InputError, ModelError, ResourceError

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.case import plan_cases
+from medseg.cases import plan_cases
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.inputs import find_inputs, read_input
 from tests.tiny import phantom, save_scan

@@ -16,12 +16,12 @@ from medseg.ledger import (
     Scan,
     Status,
     UsedModel,
-    locked,
     read_record,
     record_folder,
     sha256_of,
     status,
 )
+from medseg.locks import locked
 
 IDENTITY = Identity("in" * 32, "we" * 32, {"overlap": 0.5, "labels": {"1": "liver"}}, "1.0")
 
@@ -144,7 +144,7 @@ def test_folder_in_which_something_was_made_stays(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
 def test_lock_of_a_killed_process_is_free(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from medseg.ledger import locked\n"
+        "import sys, time; from pathlib import Path; from medseg.locks import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "a")], stdout=subprocess.PIPE)

@@ -16,7 +16,7 @@ from medseg.errors import BatchError, ConfigError, InputError, ServerError
 from medseg.program import EXIT_CODES, complain
 
 if TYPE_CHECKING:
-    from medseg.case import Result
+    from medseg.cases import Result
     from medseg.pacs.client import Client
     from medseg.pacs.watch import Event
 
@@ -197,7 +197,8 @@ def watch(output: Path, interval: float, once: bool, as_json: bool, quiet: bool,
 
 
 def _watcher(output: Path, options: dict[str, Any]) -> Any:
-    from medseg.case import Predictor, plan_cases, run_cases
+    from medseg.case import Predictor, run_cases
+    from medseg.cases import plan_cases
     from medseg.config import PredictConfig, validate
     from medseg.devices import choose_device
     from medseg.inputs import find_inputs

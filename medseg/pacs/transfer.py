@@ -13,7 +13,7 @@ from pydicom.misc import is_dicom
 
 from medseg.atomic import atomic_path
 from medseg.errors import InputError, ServerError
-from medseg.ledger import locked
+from medseg.locks import locked
 from medseg.pacs.client import Client, RemoteSeries, opaque
 
 _TIES = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]

@@ -20,9 +20,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medseg.atomic import write_text
-from medseg.case import Result
+from medseg.cases import Result
 from medseg.errors import MedsegError, ModelError, ResourceError, ServerError
-from medseg.ledger import locked
+from medseg.locks import locked
 from medseg.pacs.client import Client, Filters, RemoteSeries
 from medseg.pacs.transfer import pull, push
 

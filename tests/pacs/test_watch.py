@@ -7,11 +7,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from medseg.case import Predictor, plan_cases, run_cases
+from medseg.case import Predictor, run_cases
+from medseg.cases import plan_cases
 from medseg.config import PredictConfig
 from medseg.errors import InputError, ModelError, ServerError
 from medseg.inputs import find_inputs
-from medseg.ledger import locked
+from medseg.locks import locked
 from medseg.pacs.client import Filters, RemoteSeries
 from medseg.pacs.transfer import pull, push
 from medseg.pacs.watch import RECORD, Outcome, Watcher, read_done
