@@ -13,6 +13,7 @@ import click
 from medseg import __version__
 from medseg.cli_batch import batch
 from medseg.cli_evaluate import evaluate
+from medseg.cli_plan import plan
 from medseg.cli_voc import voc
 from medseg.errors import BatchError, InputError, MedsegError
 from medseg.options import FILE, prediction_options, prediction_settings, scan_options, silence_libraries
@@ -241,7 +242,7 @@ def models(architectures: bool, as_json: bool) -> None:
     click.echo(json.dumps(content) if as_json else as_text(content))
 
 
-for _command in (evaluate, voc, *voc.commands.values()):
+for _command in (evaluate, plan, voc, *voc.commands.values()):
     _command.epilog = EXIT_CODES
-for _command in (batch, evaluate, voc, pacs):
+for _command in (batch, evaluate, plan, voc, pacs):
     main.add_command(_command)

@@ -2,6 +2,17 @@
 
 from medseg.inference.export import export, highest
 from medseg.inference.resample import resample
-from medseg.inference.sweep import Progress, features, predict, silent
+from medseg.inference.sweep import PLANES_PER_SLAB, Progress, features, predict, silent
+from medseg.inference.windows import plan_sweep
 
-__all__ = ["Progress", "export", "features", "highest", "predict", "resample", "silent"]
+__all__ = [
+    "PLANES_PER_SLAB",
+    "Progress",
+    "export",
+    "features",
+    "highest",
+    "plan_sweep",
+    "predict",
+    "resample",
+    "silent",
+]
