@@ -6,6 +6,7 @@ The runs have to send heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30 in the wo
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
 from prefect.automations import Automation
 from prefect.client.schemas.objects import StateType
@@ -22,7 +23,7 @@ _END = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancel
 def install() -> Automation:
     """Install the automation unless it is there, and give it back."""
     try:
-        return Automation.read(name=NAME)
+        return cast("Automation", Automation.read(name=NAME))
     except ValueError:
         pass
     trigger = EventTrigger(
@@ -35,7 +36,7 @@ def install() -> Automation:
         within=_SILENCE,
     )
     action = ChangeFlowRunState(state=StateType.CRASHED, message=f"No heartbeat for {_SILENCE.total_seconds():.0f} s.")
-    return Automation(name=NAME, trigger=trigger, actions=[action]).create()
+    return cast("Automation", Automation(name=NAME, trigger=trigger, actions=[action]).create())
 
 
 if __name__ == "__main__":

@@ -8,22 +8,24 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
-from flows.forms import ArchiveRequest
+from flows.artifacts import progress_bar
+from flows.exchange import PLAIN, fetch_new, push_masks
+from flows.forms import ArchiveRequest, Processing
 from medseg.batch import run_batch
 from medseg.cases import Case, plan_tree
-from medseg.config import PredictConfig
 from medseg.errors import BatchError
 from medseg.inputs import find_inputs
+from medseg.ledger import RECORD
 from medseg.triage import Action, Triage
 
 
-@task(name="look-through", cache_policy=NO_CACHE, persist_result=False)
+@task(name="look-through", task_run_name="look-through", **PLAIN)
 def look_through(request: ArchiveRequest, folder: Path) -> list[Path]:
     """Ask the records what has to be done, and write it down in files of a chunk each."""
-    triage = Triage(request.settings, frame=request.frame, retry_failed=request.retry_failed)
-    inputs = find_inputs([str(request.root)], channels=triage.channels, apart=False)
+    how = request.how
+    triage = Triage(request.settings, retry_failed=request.retry_failed, **how)
+    inputs = find_inputs([str(request.root)], channels=triage.channels, apart=False, options=how["options"])
     cases = plan_tree(inputs, request.root, request.output, request.settings.output_type)
     verdicts = list(triage.judge(cases))
     todo = [verdict.case for verdict in verdicts if verdict.action is not Action.SKIP]
@@ -38,20 +40,22 @@ def look_through(request: ArchiveRequest, folder: Path) -> list[Path]:
 
 
 @flow(name="segment-chunk", flow_run_name="{chunk.name}")
-def segment_chunk(chunk: Path, settings: PredictConfig, frame: int | None) -> int:
+def segment_chunk(chunk: Path, processing: Processing) -> int:
     """Segment some studies with one load of the model; gives the number of those that failed.
 
     Args:
         chunk: Which, as `look_through` wrote it down; it lives as long as that flow run.
-        settings: How.
-        frame: Which volume of a file that holds several.
+        processing: How.
     """
     cases: list[Case] = pickle.loads(chunk.read_bytes())
+    progress = progress_bar("Studies done")
     failed = []
-    for number, result in enumerate(run_batch(cases, settings, frame=frame, progress=lambda case: _silent), start=1):
+    results = run_batch(cases, processing.settings, progress=lambda case: _silent, **processing.how)
+    for number, result in enumerate(results, start=1):
         get_run_logger().info("%d of %d: %s.", number, len(cases), "failed" if result.error else result.status)
         if result.error is not None:
             failed.append({"study": str(result.case.mask), "reason": str(result.error)})
+        progress(number, len(cases))
     if failed:
         create_table_artifact(key="failed", table=failed, description="Studies without a result")
     return len(failed)
@@ -70,9 +74,13 @@ def reprocess_studies(request: ArchiveRequest) -> int:
     Raises:
         BatchError: If studies failed in this run; the others are complete.
     """
+    if request.pacs:
+        fetch_new(request.pacs, request.root)
     with tempfile.TemporaryDirectory() as folder:
         chunks = look_through(request, Path(folder))
-        failed = sum(segment_chunk(chunk, request.settings, request.frame) for chunk in chunks)
+        failed = sum(segment_chunk(chunk, request.alone()) for chunk in chunks)
+    if request.pacs and request.pacs.push:
+        push_masks(request.pacs, sorted(path.parent for path in request.output.rglob(RECORD)))
     if failed:
         raise BatchError(f"{failed} studies failed; each has its reason in failed.json, and in the chunks' artifacts.")
     return len(chunks)

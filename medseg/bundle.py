@@ -18,10 +18,13 @@ from typing import Any
 
 from pydantic import Field
 
-from medseg.config import Accepts, ModelCard, NetworkSettings, Preparation, Settings, Windows, validate
+from medseg.config import Accepts, ModelCard, NetworkSettings, Preparation, Windows, validate
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
+from medseg.likeness import Seen
+from medseg.settings import Settings
+from medseg.volume import Volume
 
 METADATA = Path("configs") / "metadata.json"
 INFERENCE = Path("configs") / "inference.json"
@@ -37,6 +40,7 @@ class ModelInfo(Settings):
 
     Attributes:
         sha256: Of the weights file, in hexadecimal.
+        seen: What the scans trained on were like; None of models that do not say.
         metrics: Figures on cases that took no part in training, such as {"dice": {"anterior hippocampus": 0.88}}.
     """
 
@@ -48,6 +52,7 @@ class ModelInfo(Settings):
     network: NetworkSettings
     windows: Windows
     sha256: str
+    seen: Seen | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -70,6 +75,12 @@ class ModelInfo(Settings):
             seen = " × ".join(f"{extent:.0f}" for extent in extents)
             return f"takes a field of view of {low:g} to {high:g} mm an axis, not {seen} mm"
         return None
+
+    def doubts(self, volume: Volume) -> tuple[str, ...]:
+        """Why a scan is unlike those that the model was made for and trained on, a phrase each."""
+        objection = self.objection(volume.geometry, volume.modality)
+        unusual = self.seen.doubts(volume) if self.seen is not None else ()
+        return (() if objection is None else (objection,)) + tuple(f"was given a scan that {one}" for one in unusual)
 
 
 def read_info(folder: Path) -> ModelInfo:

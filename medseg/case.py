@@ -41,6 +41,7 @@ from medseg.refine import crf_refiner
 from medseg.resources import resource_error
 from medseg.stages import Stages
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
+from medseg.turns import turn
 from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
@@ -181,13 +182,18 @@ class Predictor:
             windows = replace(choice, settings=choice.settings.model_copy(update={"fast": True})).windows
         model = replace(self._models[choice.folder], windows=windows)
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
-        segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
+        with turn(device) as waited:
+            if waited:
+                stages.lap("wait")
+            segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)
         findings = [*segmentation.findings]
-        if objection := info.objection(volume.geometry, volume.modality):
-            findings.append(Finding("unlike-training-data", f"Model {info.name} {objection}; labels may be wrong."))
+        findings += [
+            Finding("unlike-training-data", f"Model {info.name} {doubt}; labels may be wrong.")
+            for doubt in info.doubts(volume)
+        ]
         if self.settings.fast:
             findings.append(Finding("fast", "Made with --fast; labels may differ from those of a full run."))
         if windows != choice.windows:

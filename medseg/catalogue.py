@@ -52,7 +52,7 @@ def models_text(content: dict[str, Any]) -> str:
         labels = ", ".join(f"{index} {name}" for index, name in model["labels"].items())
         lines.append(f"  {model['name']} {model['version']}  {model['title']}")
         for text in (
-            f"takes: {modalities}, {accepts['dimensions']}D, {view}",
+            f"takes: {modalities}, {accepts['dimensions']}D, {view}{'; with --model' * accepts['by_name_only']}",
             f"labels: {labels}",
             f"{model['architecture']}, {size}, {model['licence']}",
         ):

@@ -94,7 +94,10 @@ def fitting(scan: Input, settings: PredictConfig) -> Choice:
     """
     geometry, modality = _outline(scan)
     infos = [(folder, read_info(folder)) for folder in shipped_models().values()]
-    objections = [(folder, info.name, info.objection(geometry, modality)) for folder, info in infos]
+    objections = [
+        (folder, info.name, "has to be named" if info.accepts.by_name_only else info.objection(geometry, modality))
+        for folder, info in infos
+    ]
     fit = [(folder, name) for folder, name, objection in objections if objection is None]
     if len(fit) == 1:
         return _checked(fit[0][0], settings)

@@ -134,8 +134,11 @@ def _raise_failures(results: Sequence[Result]) -> None:
 @click.option("-o", "--output", type=FILE, help="Folder of the run (default: runs/NAME of the configuration).")
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in the output folder.")
 @click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
+@click.option("--devices", type=click.IntRange(min=1), default=1, help="How many train together (default: 1).")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--architecture", metavar="NAME", help="Instead of the configuration's; `medseg models` lists them.")
+@click.option("--fold", type=click.IntRange(min=0), help="Which fold to keep out, instead of the configuration's.")
+@click.option("--all-folds", is_flag=True, help="One run a fold (cross-validation), and their figures together.")
 @click.option("--data", "--root", "root", type=FILE, help="Data set, instead of the configuration's.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="Errors only.")
@@ -143,6 +146,7 @@ def _raise_failures(results: Sequence[Result]) -> None:
 def train(
     config: Path,
     output: Path | None,
+    all_folds: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -151,20 +155,42 @@ def train(
     """Train a model as one YAML file says.
 
     CONFIG names the data, the network and the schedule. The model's folder, which
-    `medseg predict --model` takes, is printed at the end.
+    `medseg predict --model` takes, is printed at the end; with --all-folds Dice
+    per label over all cases, which cross_validation.json holds too.
 
     \b
     medseg train configs/train/hippocampus.yaml -o runs/hippocampus
     medseg train configs/train/hippocampus.yaml -o runs/hippocampus --resume
+    medseg train configs/train/hippocampus.yaml -o runs/folds --all-folds
     """
     silence_libraries(verbose)
+    if all_folds and options["fold"] is not None:
+        raise click.UsageError("Give --fold or --all-folds, not both.", click.get_current_context())
+    output = output or Path("runs") / config.stem
+    if all_folds:
+        _train_all_folds(config, output, as_json, quiet, options)
+        return
     from medseg.training import train as run
 
-    folder = run(config, output=output or Path("runs") / config.stem, progress=not quiet, **options)
+    folder = run(config, output=output, progress=not quiet, **options)
     if as_json:
         click.echo(json.dumps({"model": str(folder)}))
     elif not quiet:
         click.echo(folder)
+
+
+def _train_all_folds(config: Path, output: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> None:
+    from medseg.training import cross_validate
+    from medseg.training.cross_validation import as_text
+
+    del options["fold"]
+    path = cross_validate(config, output=output, progress=not quiet, **options)
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if as_json:
+        click.echo(json.dumps({"summary": str(path), "dice": summary["dice"]}))
+    elif not quiet:
+        click.echo(as_text(summary))
+        click.echo(path)
 
 
 @main.command(epilog=EXIT_CODES)

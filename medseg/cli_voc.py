@@ -39,10 +39,8 @@ def table(kind: Any, architecture: str | None) -> None:
 @click.option("--root", type=_FILE, required=True, help="VOCdevkit/VOC2012, or a data set in its layout.")
 @click.option("--split", default="val", help="A list in ImageSets/Segmentation, or a file (default: val).")
 @click.option("--architecture", required=True, metavar="NAME", help="`medseg models --architectures` lists them.")
-@click.option("--weights", type=_FILE, required=True, help="Weights (.safetensors, .pth) or a model's folder.")
-@click.option(
-    "--input", "convention", type=click.Choice(["rgb", "bgr"]), default="rgb", help="What they were trained on."
-)
+@click.option("--weights", type=_FILE, required=True, help="Ours, public ones (.pth), or a model's folder.")
+@click.option("--input", "convention", type=click.Choice(["rgb", "bgr"]), help="Where the file does not tell it.")
 @click.option("--setting", "settings", multiple=True, metavar="NAME=VALUE", help="Of the architecture.")
 @click.option("--multi-scale", is_flag=True, help="Average over six sizes, 0.5 to 1.75.")
 @click.option("--flip", is_flag=True, help="Average over mirrored photos.")
@@ -53,8 +51,15 @@ def evaluate(root: Path, split: str, architecture: str, weights: Path, conventio
     """Measure a network's mean IoU on a list of photos.
 
     One confusion matrix over all photos, 21 classes, 255 left out: the official
-    measure, printed beside the published figures.
+    measure, printed beside the published figures. Files of torchvision,
+    mmsegmentation, semseg and the survey's authors are recognised, and bring
+    the input that they were trained with.
+
+    \b
+    medseg voc evaluate --root VOC2012 --architecture deeplabv3 \\
+        --weights FILE.pth --multi-scale --flip
     """
+    from medseg.console import counting
     from medseg.devices import choose_device
     from medseg.refine import crf_refiner
     from medseg.voc.dataset import find_photos
@@ -65,15 +70,19 @@ def evaluate(root: Path, split: str, architecture: str, weights: Path, conventio
 
     device = choose_device(options["device"])
     photos = find_photos(root, split)
-    model = voc_model(architecture, weights, convention, parse_settings(options["settings"]))
+    model, findings = voc_model(architecture, weights, convention, parse_settings(options["settings"]))
+    for finding in findings:
+        click.echo(f"note: {weights.name}: {finding}", err=True)
     refiners = (crf_refiner("deeplab-v2"),) if options["crf"] else ()
     scales = SCALES if options["multi_scale"] else (1.0,)
-    result = evaluate_photos(
-        photos,
-        lambda photo: segment_photo(
-            photo, model, scales=scales, flip=options["flip"], refiners=refiners, device=device
-        ),
-    )
+    with counting("segmenting", "photos") as progress:
+        result = evaluate_photos(
+            photos,
+            lambda photo: segment_photo(
+                photo, model, scales=scales, flip=options["flip"], refiners=refiners, device=device
+            ),
+            progress,
+        )
     if options["as_json"]:
         click.echo(json.dumps({"architecture": architecture, "split": split, **result.to_json()}))
     else:
@@ -84,12 +93,13 @@ def evaluate(root: Path, split: str, architecture: str, weights: Path, conventio
 @click.argument("config", type=_FILE)
 @click.option("--root", type=_FILE, required=True, help="VOCdevkit/VOC2012, or a data set in its layout.")
 @click.option("-o", "--output", type=_FILE, help="Folder of the weights (default: runs/voc-NAME of the file).")
-@click.option("--weights", "initial", type=_FILE, help="Weights to start from, such as ImageNet's.")
+@click.option("--weights", "initial", type=_FILE, help="Weights to start from: ours, or public ones of ImageNet.")
+@click.option("--resume", is_flag=True, help="Continue a run that was stopped, from its last checkpoint.")
 @click.option("--iterations", type=click.IntRange(min=1), help="Instead of the schedule's.")
 @click.option("--split", help="Instead of the schedule's list.")
 @click.option("--device", metavar="gpu|gpu:N|cpu|mps", help="Default: the best there is.")
 @click.option("--quiet", is_flag=True, help="Errors only.")
-def train(config: Path, root: Path, output: Path | None, split: str | None, quiet: bool, **options: Any) -> None:
+def train(config: Path, root: Path, output: Path | None, quiet: bool, **options: Any) -> None:
     """Train a network by its paper's schedule (configs/voc).
 
     Prints the file of weights, which `medseg voc evaluate --weights` takes.
@@ -100,9 +110,11 @@ def train(config: Path, root: Path, output: Path | None, split: str | None, quie
     from medseg.voc.train import train_voc
 
     options["device"] = choose_device(options["device"])
-    schedule = load_config(config, VocSchedule)
-    if split is not None:
-        schedule = schedule.model_copy(update={"split": split})
-    weights = train_voc(schedule, root, output or Path("runs") / f"voc-{config.stem}", progress=not quiet, **options)
+    instead = {name: value for name in ("split", "iterations") if (value := options.pop(name)) is not None}
+    schedule = load_config(config, VocSchedule).model_copy(update=instead)
+    output = output or Path("runs") / f"voc-{config.stem}"
+    weights, findings = train_voc(schedule, root, output, progress=not quiet, **options)
     if not quiet:
+        for finding in findings:
+            click.echo(f"note: {finding}", err=True)
         click.echo(weights)

@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from medseg.convention import InputConvention
 from medseg.errors import ConfigError
 from medseg.labels import LabelSet
+from medseg.settings import Axis, Settings, Size
+from medseg.training_settings import DataSettings, TrainingSettings
 
+SLICES = "slices"
 SpacingEntry = Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-Axis = Literal[0, 1, 2]
-
-
-class Settings(BaseModel):
-    """Base: immutable, and a misspelt key is an error rather than ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NormaliseIntensity(Settings):
@@ -62,15 +57,22 @@ class Preparation(Settings):
     """What is done to every scan before the network sees it, in training and in prediction alike.
 
     In this order: crop to the foreground, reorient, resample, scale intensities, convert to a checkpoint's convention.
+
+    Attributes:
+        orientation: Codes of the axes, such as RAS, or "slices": the axis across the slices becomes K, the axes of a
+            slice stay as they are (for slices that lie oblique in the patient, and networks that know no direction).
+        spacing_mm: None keeps the scan's own. The voxels of a picture, whose size nobody knows, are taken to be right.
+        foreground_above: Crop to the box of voxels above this stored value; None keeps all.
+        intensity: Onto which scale.
+        convention: Of the checkpoint that training starts from, filled in where it is not given: 0 and 1 become its 0
+            and 255.
     """
 
     orientation: str = "RAS"
-    spacing_mm: tuple[SpacingEntry, SpacingEntry, SpacingEntry] = (None, None, None)  # None keeps the scan's own
-    foreground_above: float | None = None  # crop to the box of voxels above this stored value; None keeps all
+    spacing_mm: tuple[SpacingEntry, SpacingEntry, SpacingEntry] = (None, None, None)
+    foreground_above: float | None = None
     intensity: Intensity = NormaliseIntensity()
-    convention: InputConvention | None = (
-        None  # of a checkpoint that training started from: 0 and 1 become its 0 and 255
-    )
+    convention: InputConvention | None = None
 
     @model_validator(mode="after")
     def _grey_values(self) -> Preparation:
@@ -81,8 +83,12 @@ class Preparation(Settings):
     @field_validator("orientation")
     @classmethod
     def _axis_codes(cls, orientation: str) -> str:
+        if orientation == SLICES:
+            return orientation
         if sorted("RAS"["RLAPSI".index(c) // 2] if c in "RLAPSI" else c for c in orientation) != ["A", "R", "S"]:
-            raise ValueError(f"{orientation!r} does not name each of the axes R/L, A/P and S/I once, like RAS")
+            raise ValueError(
+                f"{orientation!r} does not name each of the axes R/L, A/P and S/I once, like RAS, nor is it {SLICES}"
+            )
         return orientation
 
 
@@ -129,7 +135,7 @@ class NetworkSettings(Settings):
     architecture: str
     spatial_dims: Literal[2, 3] = 3
     in_channels: int = Field(1, ge=1)
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     checkpoint: Path | None = None  # public weights to start from, beside the configuration; see `load_checkpoint`
 
 
@@ -140,79 +146,13 @@ class Accepts(Settings):
         modalities: DICOM modalities. A file that does not say its modality is not turned away for it.
         dimensions: 3 for volumes, 2 for single images or slices.
         field_of_view_mm: Smallest and largest extent along any axis that the scan may have, in mm.
+        by_name_only: Whether the model has to be named with --model: nothing in a header tells its organ from others.
     """
 
     modalities: tuple[str, ...] = ()
     dimensions: Literal[2, 3] = 3
     field_of_view_mm: tuple[float, float] = (0.0, float("inf"))
-
-
-class DataSettings(Settings):
-    """Where cases come from and how they are split.
-
-    Attributes:
-        root: Folder of a Medical Segmentation Decathlon task (dataset.json), an nnU-Net raw dataset,
-            or a CSV file of image/label pairs; relative to the configuration file.
-        folds: The sorted case names are dealt to this many folds in turn.
-        fold: The fold that takes no part in training.
-        validation: Names of the cases that take no part in training, instead of folds.
-    """
-
-    root: Path
-    folds: int = Field(5, ge=2)
-    fold: int = Field(0, ge=0)
-    validation: tuple[str, ...] = ()
-
-
-class Augmentation(Settings):
-    """Random changes to training cases: probabilities and ranges of MONAI's transforms. A range of 0 switches one off.
-
-    Attributes:
-        rotation_axes: Axes about which patches turn; leave out those that would mix thick slices with fine pixels.
-        gamma: Exponents are drawn from 1 - gamma to 1 / (1 - gamma).
-    """
-
-    rotation_deg: float = Field(20.0, ge=0, le=180)
-    rotation_axes: tuple[Axis, ...] = (0, 1, 2)
-    scaling: float = Field(0.2, ge=0, lt=1)
-    translation_voxels: float = Field(3.0, ge=0)
-    spatial_probability: float = Field(0.9, ge=0, le=1)
-    flip_axes: tuple[Axis, ...] = ()
-    noise_sd: float = Field(0.1, ge=0)
-    blur_sd_voxels: float = Field(1.0, ge=0)
-    brightness: float = Field(0.25, ge=0)
-    gamma: float = Field(0.3, ge=0, lt=1)
-    bias_field: float = Field(0.3, ge=0)
-    intensity_probability: float = Field(0.2, ge=0, le=1)
-
-
-class TrainingSettings(Settings):
-    """How a network is trained.
-
-    Attributes:
-        patch: Voxels (I, J, K) of one training sample; one entry is 1 for a 2D network.
-        samples_per_case: Patches drawn from a case in an epoch.
-        foreground_share: Share of the patches that are centred on a labelled voxel.
-        ema_decay: Decay per step of the averaged weights that are validated and shipped; 0 switches it off.
-    """
-
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(2, ge=1)
-    samples_per_case: int = Field(1, ge=1)
-    patch: Size
-    foreground_share: float = Field(0.67, ge=0, le=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    warmup_steps: int = Field(100, ge=0)
-    poly_power: float = Field(0.9, gt=0)
-    gradient_clip: float = Field(12.0, gt=0)
-    ema_decay: float = Field(0.99, ge=0, lt=1)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    validate_every: int = Field(5, ge=1)
-    seed: int = Field(0, ge=0)
-    workers: int = Field(0, ge=0)
-    augmentation: Augmentation = Augmentation()
+    by_name_only: bool = False
 
 
 class ModelCard(Settings):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -234,9 +235,20 @@ def study_json(study: Study) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def counting(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr for (done, in all); nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with _bar(unit) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def evaluation_json(cohort: Cohort, alone: bool) -> str:
     """One line: the report of two files, or the summary of two folders."""
-    from medseg.report.cohort import summary
+    from medseg.report.summary import summary
 
     if alone and cohort.done:
         return cohort.done[0][1].to_json()

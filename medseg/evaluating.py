@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,12 +13,14 @@ from medseg.atomic import atomic_path
 from medseg.errors import InputError, MedsegError
 from medseg.formats import read, scan
 from medseg.pipeline import align, read_pair
-from medseg.report import Measuring, Report, mapped, reoriented
-from medseg.report.cohort import CaseResult, Cohort, metrics_csv, summary
-from medseg.report.comparing import comparison_picture, data_uri
-from medseg.report.page import evaluation_page, worst_first
-from medseg.report.privacy import shown_names
-from medseg.report.viewer import MOST_BYTES, ViewerCase, viewer_case
+from medseg.report import Measuring, Report, mapped
+from medseg.report.cases import Pictures
+from medseg.report.cohort import CaseResult, Cohort
+from medseg.report.gallery import Gallery, draw, scan_on
+from medseg.report.page import evaluation_page
+from medseg.report.privacy import is_identifying, shown_names
+from medseg.report.summary import metrics_csv, summary
+from medseg.report.viewer import ViewerCase
 from medseg.resources import resource_error
 from medseg.study import Finding
 from medseg.volume import Segmentation, Volume
@@ -28,7 +30,6 @@ SUMMARY, METRICS_CSV, PAGE = "summary.json", "metrics.csv", "report.html"
 _MASK = "_seg"  # what `medseg predict` adds to a scan's name
 _OTHERS = {".json", ".csv", ".txt", ".html", ".md", ".yaml", ".yml", ".pkl", ".npz", ".log"}
 _PREVIEWS = {"preview"}  # of `medseg predict`
-_MOST_PICTURES = 60  # of the worst cases; more would make a page that no phone opens
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Evaluation:
     """Numbers and pictures of all cases."""
 
     cohort: Cohort
-    pictures: dict[str, str]
+    pictures: dict[str, Pictures]
     viewers: tuple[ViewerCase, ...]
 
 
@@ -117,14 +118,12 @@ def evaluate_paths(
     _ = measuring.rows  # an unknown metric is an error before any voxel is read
     pairs, surplus = find_pairs(paths)
     names = shown_names([*(pair.name for pair in pairs), *surplus], show_all=show_names)
-    results, pictures, viewers = [], {}, []
+    gallery = Gallery()
+    results = []
     for number, pair in enumerate(pairs):
         if pair.prediction is not None:
-            result, drawn = _case(pair, names[pair.name], measuring, resample=resample, draw=with_pictures)
-            results.append(result)
-            if drawn is not None:
-                pictures[result.name], viewer = drawn
-                viewers += [viewer] if viewer else []
+            drawn = gallery if with_pictures else None
+            results.append(_case(pair, names[pair.name], measuring, resample=resample, gallery=drawn))
         progress(number + 1, len(pairs))
     withheld = [name for name, shown in names.items() if name != shown]
     note = f"{len(withheld)} file name(s) look as if they could identify a patient; --show-names shows them."
@@ -135,11 +134,7 @@ def evaluate_paths(
         surplus=tuple(names[name] for name in surplus),
         findings=(Finding("names-withheld", note),) if withheld else (),
     )
-    worst = worst_first(cohort)
-    kept = set(worst[:_MOST_PICTURES])
-    return Evaluation(
-        cohort, {name: uri for name, uri in pictures.items() if name in kept}, tuple(_fitting(viewers, worst))
-    )
+    return Evaluation(cohort, gallery.pictures, gallery.viewers)
 
 
 def find_pairs(paths: Paths) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
@@ -179,7 +174,8 @@ def _named(path: Path) -> dict[str, Path]:
         if name in _PREVIEWS:
             continue
         if name in found and found[name] != one:
-            raise InputError(f"{path}: two files belong to the case {name!r}; give every case one file.")
+            told = "one case" if is_identifying(name) else f"the case {name!r}"
+            raise InputError(f"{path}: two files belong to {told}; give every case one file.")
         found[name] = one
     if not found:
         raise InputError(f"{path}: holds no label file; give a folder of .nii.gz files, or one file.")
@@ -196,34 +192,32 @@ def _stem(path: Path) -> str:
     return (name.rpartition(".")[0] or name) if not path.is_dir() else name
 
 
-_Drawn = tuple[str, ViewerCase | None]
-
-
-def _case(
-    pair: Pair, name: str, measuring: Measuring, *, resample: bool, draw: bool
-) -> tuple[CaseResult, _Drawn | None]:
-    """A case's numbers and picture; whatever is wrong with it becomes its error."""
+def _case(pair: Pair, name: str, measuring: Measuring, *, resample: bool, gallery: Gallery | None) -> CaseResult:
+    """A case's numbers; its pictures go to the gallery. Whatever is wrong with it becomes its error."""
     assert pair.prediction is not None
     result = CaseResult(
         name, reference=_file(pair.reference, pair, name), prediction=_file(pair.prediction, pair, name)
     )
     try:
         reference, raw = read_pair(pair.reference, pair.prediction, resample=resample)
-        prediction = _aligned(raw, reference, measuring, resample=resample)
-        report = Report.of(reference, prediction, measuring)
+        predictions = [_aligned(raw, reference, measuring, resample=resample)]
         if pair.second is not None:
             _, raw = read_pair(reference, pair.second, resample=resample)
-            second = _aligned(raw, reference, measuring, resample=resample)
-            result = replace(result, second=Report.of(reference, second, measuring))
-        result = replace(result, report=report)
-        return result, _draw(pair, name, reference, prediction) if draw else None
+            predictions.append(_aligned(raw, reference, measuring, resample=resample))
+        reports = [_told(Report.of(reference, one, measuring), pair, name) for one in predictions]
+        result = replace(result, report=reports[0], second=reports[1] if len(reports) > 1 else None)
+        if gallery is None:
+            return result
+        scan, findings = _scan(pair, name, reference)
+        gallery.add(draw(name, scan, reference, predictions), reports[0].mean_dice)
+        return replace(result, report=replace(reports[0], findings=(*reports[0].findings, *findings)))
     except MedsegError as error:
-        return replace(result, problem=type(error)(_without_name(str(error), pair, name))), None
+        return replace(result, problem=type(error)(_without_name(str(error), pair, name)))
     except Exception as error:
         scarce = resource_error(error)
         if scarce is None:
             raise
-        return replace(result, problem=scarce), None
+        return replace(result, problem=scarce)
 
 
 def _aligned(
@@ -233,22 +227,25 @@ def _aligned(
     return mapped(aligned, measuring.mapping, reference.labels)
 
 
-def _draw(pair: Pair, name: str, reference: Segmentation, prediction: Segmentation) -> _Drawn:
-    volume = read(pair.image) if pair.image is not None else None
-    if volume is not None and not volume.geometry.matches(reference.geometry):
-        volume = _reoriented_scan(volume, reference)
-    picture = data_uri(comparison_picture(volume, reference, prediction))
-    return picture, viewer_case(name, volume, (("reference", reference), ("prediction", prediction)))
-
-
-def _reoriented_scan(volume: Volume, reference: Segmentation) -> Volume | None:
-    """The scan in the reference's order of axes; None if it lies on another grid, then the picture is without it."""
-    channel = reoriented(Segmentation(volume.array[0], volume.geometry), to=reference.geometry)
-    return None if channel is None else Volume(channel.array[None], reference.geometry, volume.modality)
+def _scan(pair: Pair, name: str, reference: Segmentation) -> tuple[Volume | None, tuple[Finding, ...]]:
+    """The image of a case; one that cannot be read or placed is a finding, no failure."""
+    if pair.image is None:
+        return None, ()
+    try:
+        return scan_on(read(pair.image), reference)
+    except MedsegError as error:
+        text = f"Pictures are without the image: {_without_name(str(error), pair, name)}"
+        return None, (Finding("image-not-drawn", text),)
 
 
 def _file(path: Path, pair: Pair, name: str) -> str:
     return path.name if name == pair.name else name
+
+
+def _told(report: Report, pair: Pair, name: str) -> Report:
+    """A report whose findings do not name withheld files."""
+    findings = tuple(replace(one, message=_without_name(one.message, pair, name)) for one in report.findings)
+    return replace(report, findings=findings)
 
 
 def _without_name(message: str, pair: Pair, name: str) -> str:
@@ -259,12 +256,3 @@ def _without_name(message: str, pair: Pair, name: str) -> str:
         if path is not None:
             message = message.replace(str(path), name).replace(path.name, name)
     return message.replace(pair.name, name)
-
-
-def _fitting(viewers: Sequence[ViewerCase], worst: Sequence[str]) -> Iterator[ViewerCase]:
-    """As many cases as a page has room for, the worst first."""
-    room = MOST_BYTES
-    for case in sorted(viewers, key=lambda one: worst.index(one.title) if one.title in worst else len(worst)):
-        if case.size <= room:
-            room -= case.size
-            yield case

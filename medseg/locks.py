@@ -58,6 +58,28 @@ def locked(output: Path, *, wait: bool = True) -> Iterator[bool]:
                 os.close(file)
 
 
+@contextmanager
+def exclusive(lock: Path) -> Iterator[None]:
+    """Wait for a lock file and hold it, among all users of the machine; the file stays.
+
+    Raises:
+        ResourceError: If the file can be neither made nor opened.
+    """
+    try:
+        try:
+            file = os.open(lock, os.O_RDONLY)  # another user's, in a folder for all, may be read but not written
+        except FileNotFoundError:
+            file = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ResourceError(f"{lock}: cannot be opened ({error.strerror}); remove it, or set TMPDIR.") from None
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def _open_locked(lock: Path, *, wait: bool) -> int | None:
     while True:
         try:

@@ -18,6 +18,7 @@ from medseg.bundle import CARD, INFERENCE, LICENCE, WEIGHTS, ModelInfo, find_mod
 from medseg.config import Preparation, TrainConfig, Windows
 from medseg.errors import ConfigError, ModelError
 from medseg.labels import LabelSet
+from medseg.likeness import Seen
 from medseg.networks import build
 from medseg.prepare import steps
 
@@ -92,7 +93,14 @@ def build_network(info: ModelInfo | TrainConfig) -> nn.Module:
 
 
 def save_model(
-    folder: Path, network: nn.Module, config: TrainConfig, *, card: str, licence: str, metrics: dict[str, Any]
+    folder: Path,
+    network: nn.Module,
+    config: TrainConfig,
+    *,
+    card: str,
+    licence: str,
+    metrics: dict[str, Any],
+    seen: Seen | None = None,
 ) -> ModelInfo:
     """Write a model as a MONAI bundle; the folder appears whole or not at all.
 
@@ -103,6 +111,7 @@ def save_model(
         card: The model card, Markdown.
         licence: Text of the licence of the weights.
         metrics: Figures on cases that took no part in training.
+        seen: What the scans trained on were like.
 
     Raises:
         ModelError: If `folder` exists and is not a model.
@@ -125,6 +134,7 @@ def save_model(
         windows=config.windows,
         sha256=hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest(),
         metrics=metrics,
+        seen=seen,
     )
     packages = ("medseg", "monai", "torch", "numpy", "safetensors")
     write_info(part, info, {package: version(package) for package in packages})

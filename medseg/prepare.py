@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.config import NormaliseIntensity, Preparation, ScaleIntensityPercentiles, ScaleIntensityRange
+from medseg.config import SLICES, NormaliseIntensity, Preparation, ScaleIntensityPercentiles, ScaleIntensityRange
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import Geometry
+from medseg.study import NO_SPACING
 from medseg.transforms import TRANSFORMS, Image, NotSeparableError
 from medseg.volume import Segmentation, Volume
 
@@ -35,7 +36,8 @@ def steps(preparation: Preparation, channels: int = 1) -> list[Step]:
     if preparation.foreground_above is not None:
         add("CropForeground", select_fn=Above(preparation.foreground_above))
     # `labels=None` takes left/right and so on from the affine, not from named axes.
-    add("Orientation", axcodes=preparation.orientation, labels=None)
+    if preparation.orientation != SLICES:  # else the axes stay; `for_scan` puts codes in its place
+        add("Orientation", axcodes=preparation.orientation, labels=None)
     if any(preparation.spacing_mm):
         pixdim = [-1.0 if spacing is None else spacing for spacing in preparation.spacing_mm]  # -1 keeps the scan's own
         add("Spacing", pixdim=pixdim, mode="bilinear", padding_mode="border", dtype="float32")
@@ -60,6 +62,23 @@ def steps(preparation: Preparation, channels: int = 1) -> list[Step]:
         subtract, divide = convention.affine(channels)
         add("NormalizeIntensity", subtrahend=subtract, divisor=divide, channel_wise=True)
     return chosen
+
+
+def for_scan(preparation: Preparation, volume: Volume) -> Preparation:
+    """The preparation as it is for one scan: what depends on the scan's own grid is settled.
+
+    The axis across the slices has one voxel, or else the widest spacing, or else the fewest voxels.
+    """
+    changes: dict[str, Any] = {}
+    geometry = volume.geometry
+    if preparation.orientation == SLICES:
+        by_axis = zip(geometry.shape, geometry.spacing_mm, range(3), strict=True)
+        across = max((n == 1, round(spacing, 3), -n, axis) for n, spacing, axis in by_axis)[-1]
+        order = [axis for axis in range(3) if axis != across] + [across]
+        changes["orientation"] = "".join(geometry.orientation[axis] for axis in order)
+    if any(finding.code == NO_SPACING for finding in volume.findings):
+        changes["spacing_mm"] = (None, None, None)
+    return preparation.model_copy(update=changes)
 
 
 def reversed_channels(image: NDArray[Any]) -> NDArray[Any]:
@@ -96,7 +115,7 @@ def prepare(volume: Volume, preparation: Preparation) -> Volume:
     scan.flags.writeable = False
     image: Image = (scan, volume.geometry.affine.copy())
     channels = len(volume.array)
-    for step in steps(preparation, channels):
+    for step in steps(for_scan(preparation, volume), channels):
         if step.name == "CropForeground" and not step.arguments["select_fn"](image[0]).any():
             raise InputError(f"No voxel is above {preparation.foreground_above:g}: nothing is left to segment.")
         try:

@@ -25,6 +25,9 @@ class Finding:
         return f"{self.message} [{self.code}]"
 
 
+NO_SPACING = "no-spacing"  # the code of a scan whose voxel size nobody knows
+
+
 @dataclass(frozen=True)
 class ScanOptions:
     """How doubtful scans are dealt with.

@@ -1,7 +1,8 @@
 import pytest
 
-from medseg.config import Preparation, TrainingSettings, Windows, load_config, validate
+from medseg.config import Preparation, Windows, load_config, validate
 from medseg.errors import ConfigError
+from medseg.training_settings import TrainingSettings
 
 
 def test_misspelt_setting_is_named_with_its_file(tmp_path):

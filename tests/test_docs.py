@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
@@ -24,10 +26,15 @@ COMMANDS = [
     if part.strip().startswith("medseg ")
 ]
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ALL = main.commands | {
+    name: EntryPoint(name, at, "").load() for name, at in PROJECT["entry-points"]["medseg.commands"].items()
+}
+
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_documented_command_has_the_options_that_it_is_shown_with(words):
-    command = main.commands[words[1]]
+    command = ALL[words[1]]
     if isinstance(command, click.Group):
         command = command.commands[words[2]]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
@@ -36,7 +43,7 @@ def test_documented_command_has_the_options_that_it_is_shown_with(words):
 
 
 def test_every_command_is_documented():
-    assert set(main.commands) == {words[1] for words in COMMANDS}
+    assert set(ALL) == {words[1] for words in COMMANDS}
     groups = {name: command for name, command in main.commands.items() if isinstance(command, click.Group)}
     for name, group in groups.items():
         assert set(group.commands) == {words[2] for words in COMMANDS if words[1] == name}

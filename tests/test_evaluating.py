@@ -7,9 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from medseg.cli import main
-from medseg.report.cohort import confidence, holm
-from medseg.report.measuring import label_index
-from medseg.report.privacy import shown_names
+from medseg.convert import convert
+from medseg.formats import write
+from medseg.geometry import Geometry
+from medseg.labels import LabelSet
+from medseg.volume import Segmentation
+from tests.label_files import grid, phantom, scan_files
 from tests.tiny import files_below
 
 
@@ -126,10 +129,84 @@ def test_mapping_file_translates_the_predictions_numbers(tmp_path):
     assert json.loads(evaluate(*files, "--map", tmp_path / "map.yaml", "--json").stdout)["mean"]["dice"] == 1
 
 
-def test_mapping_takes_a_name_before_a_number():
-    assert label_index("7", {1: "liver", 2: "7"}) == 2
-    assert label_index("7", {1: "liver"}) == 7
-    assert label_index("Liver", {1: "liver"}) == 1
+def named(path, array, names):
+    segmentation = Segmentation(array, Geometry(array.shape, np.eye(4)), LabelSet.from_names(names))
+    write(segmentation, path)
+
+
+def test_labels_of_one_name_are_one_whatever_their_numbers_where_names_decide(tmp_path):
+    reference, prediction = block(), block()
+    reference[12:, 4:8, 3:7] = 2
+    prediction[prediction == 1], prediction[12:, 4:8, 3:7] = 2, 1
+    prediction[0, 0, 0] = 3
+    files = tmp_path / "r.nii.gz", tmp_path / "p.nii.gz"
+    named(files[0], reference, {1: "liver", 2: "spleen", 3: "heart"})
+    named(files[1], prediction, {1: "Spleen", 2: "LIVER", 3: "kidney"})
+    by_number = json.loads(evaluate(*files, "--json").stdout)
+    assert [row["dice"] for row in by_number["labels"][:2]] == [0, 0]
+    assert any("--map names" in finding["message"] for finding in by_number["findings"])
+    by_name = json.loads(evaluate(*files, "--map", "names", "--json").stdout)
+    expected = {"liver": (1, 64, 64), "spleen": (1, 64, 64), "heart": (None, 0, 0), "kidney": (0, 0, 1)}
+    found = {r["name"]: (r["dice"], r["reference_voxels"], r["prediction_voxels"]) for r in by_name["labels"]}
+    assert found == expected
+
+
+def test_names_cannot_decide_where_a_file_has_none(folders):
+    result = evaluate(folders[0] / "case0.nii.gz", folders[1] / "case0_seg.nii.gz", "--map", "names")
+    assert (result.exit_code, "mapping file" in result.stderr) == (2, True)
+
+
+def test_label_that_is_not_in_the_set_is_measured_and_a_finding(tmp_path):
+    prediction = block()
+    prediction[0, 0, 0] = 9
+    named(tmp_path / "r.nii.gz", block(), {1: "liver"})
+    save(tmp_path / "p.nii.gz", prediction, affine=np.eye(4))
+    content = json.loads(evaluate(tmp_path / "r.nii.gz", tmp_path / "p.nii.gz", "--json").stdout)
+    assert [row["name"] for row in content["labels"]] == ["liver", "label 9"]
+    assert [finding["code"] for finding in content["findings"]] == ["label-not-in-set"]
+
+
+def test_scan_in_the_place_of_labels_is_doubted(tmp_path):
+    scan = np.arange(16 * 12 * 10, dtype=np.int16).reshape(16, 12, 10) % 300
+    save(tmp_path / "r.nii.gz", scan)
+    save(tmp_path / "p.nii.gz")
+    assert "a scan instead of labels" in evaluate(tmp_path / "r.nii.gz", tmp_path / "p.nii.gz").stdout
+
+
+@pytest.mark.parametrize("kind", ["dicom-seg", "dicom-seg-binary", "dicom-rtstruct"])
+def test_folders_of_dicom_labels_are_compared_with_those_of_nifti(tmp_path, kind):
+    for number in range(2):
+        scan = scan_files(tmp_path / f"ct{number}")[0].parent
+        truth = tmp_path / "truth" / f"case{number}.nii.gz"
+        truth.parent.mkdir(exist_ok=True)
+        write(phantom(grid()), truth)
+        (tmp_path / "found").mkdir(exist_ok=True)
+        convert(truth, tmp_path / "found" / f"case{number}.dcm", source=scan, output_type=kind)
+    result = evaluate(tmp_path / "truth", tmp_path / "found", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [case["case"] for case in content["metric_per_case"]] == ["case0", "case1"]
+    assert content["foreground_mean"]["Dice"] == 1
+
+
+def test_slices_are_measured_each_for_itself_and_listed(tmp_path):
+    prediction = block()
+    prediction[4:6, :, 4] = 0  # half of one slice of four
+    save(tmp_path / "r.nii.gz")
+    save(tmp_path / "p.nii.gz", prediction)
+    files = tmp_path / "r.nii.gz", tmp_path / "p.nii.gz"
+    result = evaluate(*files, "--per-slice", "axial", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "means over slices" in result.stdout
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "dice"]
+    values = {row["slice"]: float(row["value"]) for row in rows}
+    half = pytest.approx(2 / 3)
+    assert values == {"": pytest.approx((3 + 2 / 3) / 4), "3": 1, "4": half, "5": 1, "6": 1}
+    content = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert content["conventions"]["slices"].startswith("axial")
+    assert content["metric_per_case"][0]["metrics"]["1"]["prediction_ml"] == pytest.approx(56 * 2 / 1000)
+    assert "axial" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_ignored_voxels_of_the_reference_are_left_out(tmp_path):
@@ -168,15 +245,6 @@ def test_second_prediction_is_compared_case_by_case(folders, tmp_path):
     assert "Second prediction" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-
-
-def test_interval_of_equal_values_is_that_value_and_of_one_value_is_none():
-    assert confidence([0.5, 0.5, float("nan")]) == (0.5, 0.5)
-    assert confidence([0.5]) is None
-
-
 def test_names_that_may_identify_a_patient_are_withheld_unless_asked_for(tmp_path):
     name = "DOE^JANE_19700102"
     save(tmp_path / "truth" / f"{name}.nii.gz")
@@ -192,9 +260,13 @@ def test_names_that_may_identify_a_patient_are_withheld_unless_asked_for(tmp_pat
     assert "DOE^JANE" in evaluate(tmp_path / "truth", tmp_path / "found", "--show-names").stdout
 
 
-@pytest.mark.parametrize("name", ["case_001", "hippocampus_367", "s0123", "BRATS_485", "2007_000032", "sub-OAS30001"])
-def test_names_of_data_sets_are_shown(name):
-    assert shown_names([name], show_all=False) == {name: name}
+def test_two_files_of_one_patient_are_refused_without_the_name(tmp_path):
+    save(tmp_path / "truth" / "a.nii.gz")
+    for folder in ("one", "two"):
+        save(tmp_path / "found" / folder / "DOE^JANE.nii.gz")
+    result = evaluate(tmp_path / "truth", tmp_path / "found")
+    assert result.exit_code == 3
+    assert "DOE" not in result.output
 
 
 def test_failing_write_leaves_no_file_of_three(folders, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from medseg.geometry import Geometry
 from medseg.model import monai_transforms
 from medseg.networks.checkpoint_layouts import CAFFE, TORCHVISION
 from medseg.prepare import prepare, prepare_labels, steps
+from medseg.study import NO_SPACING, Finding
 from medseg.volume import Segmentation, Volume
 from tests.phantoms import affine_of, axis_arrangements, ball, rearranged, rotation, world
 
@@ -169,3 +170,24 @@ def test_every_step_is_a_transform_of_monai():
         "Spacing",
         "NormalizeIntensity",
     ]
+
+
+@pytest.mark.parametrize("across", [0, 1, 2])
+def test_axis_across_the_slices_becomes_the_last_however_oblique_they_lie(across):
+    # A short-axis heart: the axis across the slices is nearest to left-right, so codes would part the slices.
+    spacing, shape = [1.4, 1.4, 1.4], [20, 22, 24]
+    spacing[across], shape[across] = 8.0, 6
+    grid = Geometry(tuple(shape), affine_of(tuple(spacing), (0, 0, 0), rotation(50, (1, 1, 1))))
+    prepared = prepare(ramp(grid), Preparation(orientation="slices", spacing_mm=(2.8, 2.8, None)))
+    np.testing.assert_allclose(prepared.geometry.spacing_mm, (2.8, 2.8, 8.0), rtol=1e-5)
+    assert prepared.geometry.shape[2] == 6
+    np.testing.assert_allclose(prepared.geometry.to_world((0, 0, 0)), grid.to_world((0, 0, 0)), atol=1.5)
+
+
+def test_picture_without_pixel_size_is_not_resampled_and_a_slice_with_one_is():
+    grid = Geometry((32, 30, 1), affine_of((1.0, 1.0, 1.0)))
+    scan = ramp(grid)
+    preparation = Preparation(orientation="slices", spacing_mm=(2.0, 2.0, None))
+    assert prepare(scan, preparation).geometry.shape == (16, 16, 1)
+    picture = Volume(scan.array, grid, None, (Finding(NO_SPACING, "A picture."),))
+    assert prepare(picture, preparation).geometry.shape == grid.shape

@@ -41,7 +41,7 @@ def noise(affine, channels=1, shape=(17, 23, 11)):
 
 def by_monai(volume, preparation):
     image = MetaTensor(
-        torch.from_numpy(volume.array.astype(np.float32)), affine=torch.from_numpy(volume.geometry.affine)
+        torch.from_numpy(volume.array.astype(np.float32)), affine=torch.from_numpy(volume.geometry.affine.copy())
     )
     for step in steps(preparation, len(image)):
         arguments = dict(step.arguments)

@@ -14,7 +14,7 @@ from PIL import Image
 from medseg.errors import InputError, MedsegError
 from medseg.formats.base import Format, as_labels, by, check_intensities, nothing, refused, shown
 from medseg.geometry import Geometry
-from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
+from medseg.study import DEFAULT_OPTIONS, NO_SPACING, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
 
 _NAME = "picture"
@@ -24,7 +24,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _MOST_PIXELS = 2**28
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")
 _AFFINE = np.diag((-1.0, -1.0, 1.0, 1.0))  # columns to the patient's left, rows to the back, as radiologists look
-_NO_SPACING = Finding("no-spacing", "A picture: lengths are in pixels, not in mm, and its place is unknown.")
+_NO_SPACING = Finding(NO_SPACING, "A picture: lengths are in pixels, not in mm, and its place is unknown.")
 
 
 def recognises(path: Path, head: bytes) -> bool:

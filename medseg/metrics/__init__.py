@@ -4,6 +4,7 @@ comparison = Comparison(reference, prediction, spacing_mm=(1, 1, 3))
 measure(comparison, METRICS)["dice"]  # one value for each of comparison.regions
 """
 
+from medseg.metrics.calibration import Reliability
 from medseg.metrics.centreline import centreline_dice, skeleton
 from medseg.metrics.comparison import Comparison
 from medseg.metrics.lesions import Detection, detection, lesion_f1
@@ -20,8 +21,9 @@ from medseg.metrics.overlap import (
     sensitivity,
     specificity,
 )
+from medseg.metrics.slices import measure_slices
 from medseg.metrics.surface import SurfaceDistances, average_distance, hausdorff, surface_dice, surface_distances
-from medseg.metrics.table import METRICS, Metric, measure, measure_slices
+from medseg.metrics.table import METRICS, Metric, measure
 
 __all__ = [
     "METRICS",
@@ -30,6 +32,7 @@ __all__ = [
     "Counts",
     "Detection",
     "Metric",
+    "Reliability",
     "SurfaceDistances",
     "average_distance",
     "centreline_dice",

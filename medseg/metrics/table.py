@@ -12,7 +12,7 @@ from medseg.metrics import overlap
 from medseg.metrics.centreline import centreline_dice
 from medseg.metrics.comparison import Comparison, Mask
 from medseg.metrics.lesions import lesion_f1
-from medseg.metrics.overlap import Counted, Labels, Values
+from medseg.metrics.overlap import Counted, Values
 from medseg.metrics.surface import Convention, SurfaceDistances, average_distance, hausdorff, surface_dice
 
 NAN = float("nan")
@@ -26,6 +26,7 @@ class Metric:
     Attributes:
         name: Key in reports.
         title: For people.
+        short: For the head of a column; the title, if it is short enough.
         function: From two label arrays to (n,) values, one a region, or to a single one for the case.
         about: In one sentence, with the convention.
         per: Whether there is a value for each label, or one for the case.
@@ -35,6 +36,7 @@ class Metric:
         absent_in_reference: Value where only the prediction has the label; None where that depends on the rest.
         absent_in_prediction: Value where only the reference has the label; None where that depends on the rest.
         absent_in_both: Value where neither has the label; NaN is left out of means and counted.
+        of_planes: Whether a plane of a scan can be measured for itself; a volume cannot.
     """
 
     name: str
@@ -48,57 +50,19 @@ class Metric:
     absent_in_reference: float | None = 0.0
     absent_in_prediction: float | None = 0.0
     absent_in_both: float = NAN
+    of_planes: bool = True
+    short: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The short name with the unit."""
+        name = self.short or self.title
+        return name if self.unit == "1" else f"{name}, {self.unit}"
 
 
 def measure(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str, Values]:
     """Values by metric's name: (n,) over the comparison's regions, or (1,) for a metric of the case."""
     return {metric.name: np.atleast_1d(metric.function(comparison)) for metric in metrics}
-
-
-def measure_slices(
-    reference: Labels,
-    prediction: Labels,
-    spacing_mm: Sequence[float],
-    metrics: Sequence[Metric],
-    *,
-    regions: Sequence[tuple[int, ...]],
-    axis: int = 2,
-    ignore: int | None = None,
-    tolerance_mm: float = 1.0,
-) -> dict[str, Values]:
-    """Measure every plane for itself, as 2D data sets are scored.
-
-    Args:
-        reference: Labels of three axes.
-        prediction: Labels of the same shape.
-        spacing_mm: Distance between voxel centres along each axis.
-        metrics: Rows of `METRICS`.
-        regions: What to measure in every plane.
-        axis: The axis that planes follow one another along.
-        ignore: Voxels with this label in the reference take no part.
-        tolerance_mm: Of the surface Dice.
-
-    Returns:
-        Values by metric's name: (planes, n) over the regions, or (planes, 1) for a metric of the case. A plane in which
-        neither has a label counts for it as absent in both.
-    """
-    inside = [spacing for n, spacing in enumerate(spacing_mm) if n != axis]
-    planes = [
-        measure(
-            Comparison(
-                np.take(reference, place, axis),
-                np.take(prediction, place, axis),
-                inside,
-                regions=regions,
-                ignore=ignore,
-                tolerance_mm=tolerance_mm,
-                voxel_mm3=float(np.prod(spacing_mm)),
-            ),
-            metrics,
-        )
-        for place in range(reference.shape[axis])
-    ]
-    return {metric.name: np.stack([plane[metric.name] for plane in planes]) for metric in metrics}
 
 
 def _counted(function: Callable[[Counted], Values]) -> Callable[[Comparison], Values]:
@@ -175,6 +139,8 @@ METRICS: tuple[Metric, ...] = (
         range=(0.0, INF),
         absent_in_prediction=None,
         absent_in_both=0.0,
+        of_planes=False,
+        short="Reference",
     ),
     Metric(
         "prediction_ml",
@@ -186,6 +152,8 @@ METRICS: tuple[Metric, ...] = (
         range=(0.0, INF),
         absent_in_reference=None,
         absent_in_both=0.0,
+        of_planes=False,
+        short="Predicted",
     ),
     Metric(
         "difference_ml",
@@ -197,6 +165,8 @@ METRICS: tuple[Metric, ...] = (
         range=(-INF, INF),
         absent_in_reference=None,
         absent_in_prediction=None,
+        of_planes=False,
+        short="Difference",
     ),
     Metric(
         "relative_difference",
@@ -207,6 +177,8 @@ METRICS: tuple[Metric, ...] = (
         range=(-1.0, INF),
         absent_in_reference=NAN,
         absent_in_prediction=-1.0,
+        of_planes=False,
+        short="Relative difference",
     ),
     Metric(
         "hausdorff_mm",
@@ -214,6 +186,7 @@ METRICS: tuple[Metric, ...] = (
         _of_surfaces(lambda d, _: hausdorff(d), "voxels"),
         "largest distance between the border voxels of the two, either way (as MONAI)",
         **_DISTANCE,  # type: ignore[arg-type]  # mypy does not look into the dictionary
+        short="HD",
     ),
     Metric(
         "hausdorff95_mm",
@@ -221,6 +194,7 @@ METRICS: tuple[Metric, ...] = (
         _of_surfaces(lambda d, _: hausdorff(d, 95), "voxels"),
         "the larger of the two directions' 95th percentiles, border voxels (as MONAI)",
         **_DISTANCE,  # type: ignore[arg-type]
+        short="HD 95 %",
     ),
     Metric(
         "assd_mm",
@@ -228,24 +202,28 @@ METRICS: tuple[Metric, ...] = (
         _of_surfaces(lambda d, _: average_distance(d), "voxels"),
         "mean over the border voxels of both (as MONAI, symmetric)",
         **_DISTANCE,  # type: ignore[arg-type]
+        short="ASSD",
     ),
     Metric(
         "surface_dice",
         "Surface Dice at the tolerance",
         _of_surfaces(lambda d, c: surface_dice(d, c.tolerance_mm), "elements"),
         "share of both surfaces within the tolerance of the other, by area of surface elements (as surface-distance)",
+        short="Surface Dice",
     ),
     Metric(
         "centreline_dice",
         "Centre-line Dice",
         _of_masks(centreline_dice),
         "for tubes: how much of each skeleton lies in the other mask (clDice)",
+        short="clDice",
     ),
     Metric(
         "lesion_f1",
         "Lesion-wise F1",
         _of_masks(lesion_f1),
         "connected pieces (26 neighbours) that have a voxel in common count as found",
+        short="Lesion F1",
     ),
     Metric(
         "mean_iou",
@@ -266,6 +244,7 @@ METRICS: tuple[Metric, ...] = (
         absent_in_reference=None,
         absent_in_prediction=None,
         absent_in_both=1.0,
+        short="Weighted IoU",
     ),
     Metric(
         "pixel_accuracy",

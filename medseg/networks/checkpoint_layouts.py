@@ -118,7 +118,9 @@ ADAPTERS: tuple[Adapter, ...] = (
         ("refinenet", {}),
         classifier="head.classifier.weight",
         structure={**_ALIKE, "output_stride": 32},
-        doubt="Sources differ on whether the file takes BGR less the mean or RGB normalised; try both on an image.",
+        doubt="The file is taken to expect BGR less the mean, as Caffe's do. Its publisher's notebook gives it RGB "
+        "normalised as torchvision does; to do so too, set preparation.convention to order RGB, scale 0.0039216, mean "
+        "[0.485, 0.456, 0.406], std [0.229, 0.224, 0.225].",
     ),
     Adapter(
         "torchvision ResNet",

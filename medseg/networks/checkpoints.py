@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -52,8 +50,8 @@ def load_checkpoint(network: nn.Module, path: str | Path, *, inflation: str = "c
         ModelError: If its key layout is unknown, or a key is missing, surplus or misshapen; it names the keys.
     """
     path = Path(path)
-    state = _unwrapped(_read(path), path.name)
-    adapter = next((a for a in ADAPTERS if all(mark in state for mark in a.marks)), None)
+    state = read_state(path)
+    adapter = layout_of(state)
     if adapter is None:
         known = ", ".join(a.name for a in ADAPTERS)
         raise ModelError(
@@ -78,6 +76,21 @@ def load_checkpoint(network: nn.Module, path: str | Path, *, inflation: str = "c
     return CheckpointReport(adapter.name, adapter.convention, tuple(findings))
 
 
+def layout_of(state: State) -> Adapter | None:
+    """The public layout whose names these are; None for another's."""
+    return next((adapter for adapter in ADAPTERS if all(mark in state for mark in adapter.marks)), None)
+
+
+def read_state(path: Path) -> State:
+    """The tensors of a file by its own names.
+
+    Raises:
+        InputError: If the file is missing or damaged, or holds more than weights.
+        ModelError: If it holds no mapping of names to tensors.
+    """
+    return _unwrapped(_read(path), path.name)
+
+
 def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
@@ -90,7 +103,7 @@ def _read(path: Path) -> Any:
             f"Checkpoint {path} holds more than weights, which is not unpickled; save its state_dict alone, or as "
             "safetensors."
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch raises many kinds for a file that is not its own
         raise InputError(f"Checkpoint {path} cannot be read, it may be damaged; fetch it again.") from error
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Unpack
 
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg.networks.fcn import FCN8s
-from medseg.networks.layers import Norm, PerAxis
+from medseg.networks.fcn import FCN8s, FCNSettings
 
 
 class CRFRNN(FCN8s):
@@ -30,18 +28,7 @@ class CRFRNN(FCN8s):
         bilateral_sd: Of the bilateral kernel, in voxels.
         bilateral_sd_value: Of the bilateral kernel, in intensity times `image_scale`.
         image_scale: Factor on the image before the mean field.
-        depth: This and all that follow are settings of `FCN32s`.
-        width: See there.
-        norm: See there.
-        kernel_size: See there.
-        strides: See there.
-        fc6_kernel: See there.
-        head_channels: See there.
-        dropout: See there.
-        padding: See there.
-        upsampling: See there.
-        learn_upsampling: See there.
-        zero_scores: See there.
+        network: Settings of `FCN32s`.
 
     Parameters at 2 classes: 134.3 M in 2D (at 21: 134.5 M) and 14.9 M in 3D.
 
@@ -63,39 +50,12 @@ class CRFRNN(FCN8s):
         bilateral_sd: float = 160.0,
         bilateral_sd_value: float = 3.0,
         image_scale: float = 1.0,
-        depth: int = 16,
-        width: float | None = None,
-        norm: Norm | None = None,
-        kernel_size: PerAxis = 3,
-        strides: PerAxis | Sequence[PerAxis] = 2,
-        fc6_kernel: PerAxis | None = None,
-        head_channels: int | None = None,
-        dropout: float = 0.5,
-        padding: Literal["paper", "same"] | None = None,
-        upsampling: Literal["dense", "per_class"] | None = None,
-        learn_upsampling: bool = False,
-        zero_scores: bool = True,
+        **network: Unpack[FCNSettings],
     ) -> None:
         # Only who builds this network waits for it.
         from medseg.refine.crf import MeanField  # noqa: PLC0415
 
-        super().__init__(
-            spatial_dims,
-            in_channels,
-            num_classes,
-            depth=depth,
-            width=width,
-            norm=norm,
-            kernel_size=kernel_size,
-            strides=strides,
-            fc6_kernel=fc6_kernel,
-            head_channels=head_channels,
-            dropout=dropout,
-            padding=padding,
-            upsampling=upsampling,
-            learn_upsampling=learn_upsampling,
-            zero_scores=zero_scores,
-        )
+        super().__init__(spatial_dims, in_channels, num_classes, **network)
         self.image_scale = image_scale
         self.mean_field = MeanField(
             num_classes,

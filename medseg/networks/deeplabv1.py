@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
 from medseg.networks.borders import extend, leading_crop
-from medseg.networks.layers import Norm, PerAxis, Stage, by_dims
-from medseg.networks.vgg import VGG, fully_connected
+from medseg.networks.layers import PerAxis, Stage, by_dims
+from medseg.networks.vgg import VGG, VGGSettings, fully_connected
 
 
 class DeepLabV1(nn.Module):
@@ -25,15 +25,11 @@ class DeepLabV1(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         num_classes: Channels of the logits.
-        depth: Of VGG: 11, 13, 16 or 19.
-        width: Multiplies VGG's channels; 1 in 2D, 0.5 in 3D by default.
-        norm: "none" (2D), "instance" (3D), "batch" or "group", after VGG's convolutions.
-        kernel_size: Of VGG's convolutions and poolings: one integer or one an axis.
-        strides: Of the first three poolings, each an integer or one an axis, such as (2, 2, 1) where slices are thick.
         fc6_kernel: Odd: one integer or one an axis; 3 is LargeFOV, 7 the first network of the paper.
         fc6_dilation: One integer or one an axis; 12 is LargeFOV, 4 goes with a kernel of 7.
         head_channels: Of fc6 and fc7; 1024 in 2D, 512 in 3D by default.
         dropout: After fc6 and fc7.
+        backbone: Settings of `VGG`, with the strides of its first three poolings; its poolings take its kernel's size.
 
     Parameters at 2 classes: 20.5 M in 2D (at 21: 20.5 M) and 14.8 M in 3D.
 
@@ -50,29 +46,22 @@ class DeepLabV1(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
-        depth: int = 16,
-        width: float | None = None,
-        norm: Norm | None = None,
-        kernel_size: PerAxis = 3,
-        strides: PerAxis | Sequence[PerAxis] = 2,
         fc6_kernel: PerAxis = 3,
         fc6_dilation: PerAxis = 12,
         head_channels: int | None = None,
         dropout: float = 0.5,
+        **backbone: Unpack[VGGSettings],
     ) -> None:
         super().__init__()
         if not all(k % 2 for k in layer.per_axis(fc6_kernel, spatial_dims)):
             raise ValueError(f"fc6_kernel {fc6_kernel} is not odd, so that its voxels have no centre")
+        strides = layer.per_level(backbone.get("strides", 2), 3, spatial_dims, "strides")
         self.backbone = VGG(
             spatial_dims,
             in_channels,
-            depth=depth,
-            width=width,
-            norm=norm,
-            kernel_size=kernel_size,
-            strides=[*layer.per_level(strides, 3, spatial_dims, "strides"), 1, 1],
             overlapping=True,
             dilations=(1, 1, 1, 1, 2),
+            **(backbone | VGGSettings(strides=[*strides, 1, 1])),
         )
         kernel = self.backbone.kernel
         channels = head_channels or by_dims(spatial_dims, 1024, 512)

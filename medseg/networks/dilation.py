@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Float
@@ -11,13 +10,22 @@ from torch import Tensor, nn
 
 from medseg.networks import layers as layer
 from medseg.networks.borders import pad
-from medseg.networks.layers import Norm, PerAxis, by_dims, per_axis
-from medseg.networks.vgg import VGG, fully_connected
+from medseg.networks.layers import PerAxis, by_dims, per_axis
+from medseg.networks.vgg import VGG, VGGSettings, fully_connected
 
 # Dilations of the context module's 3×3 convolutions, and their widths in units of the number of classes (table 1).
 _DILATIONS = (1, 1, 2, 4, 8, 16, 1)
 _WIDTHS = {"basic": (1,) * 8, "large": (2, 2, 4, 8, 16, 32, 32, 1)}
 _FC6_DILATION = 4
+
+
+class FrontendSettings(VGGSettings, total=False):
+    """The settings of `DilatedFrontend`, which the network with a context module takes too."""
+
+    fc6_kernel: PerAxis | None
+    head_channels: int | None
+    dropout: float
+    padding: Literal["paper", "same"] | None
 
 
 class DilatedFrontend(nn.Module):
@@ -31,15 +39,11 @@ class DilatedFrontend(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         num_classes: Channels of the logits.
-        depth: Of VGG: 11, 13, 16 or 19.
-        width: Multiplies VGG's channels; 1 in 2D, 0.5 in 3D by default.
-        norm: "none" (2D), "instance" (3D), "batch" or "group", after VGG's convolutions.
-        kernel_size: Of VGG's convolutions: one integer or one an axis.
-        strides: Of the first three poolings, each an integer or one an axis, such as (2, 2, 1) where slices are thick.
         fc6_kernel: 7 in 2D, 3 in 3D by default: one integer or one an axis.
         head_channels: Of fc6 and fc7; 4096 in 2D, 512 in 3D by default.
         dropout: After fc6 and fc7.
         padding: "paper" (2D), a mirrored border, or "same" (3D), zeros at every convolution.
+        backbone: Settings of `VGG`, with the strides of its first three poolings.
 
     Parameters at 2 classes: 134.3 M in 2D (at 21: 134.3 M) and 14.8 M in 3D.
 
@@ -53,30 +57,23 @@ class DilatedFrontend(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
-        depth: int = 16,
-        width: float | None = None,
-        norm: Norm | None = None,
-        kernel_size: PerAxis = 3,
-        strides: PerAxis | Sequence[PerAxis] = 2,
         fc6_kernel: PerAxis | None = None,
         head_channels: int | None = None,
         dropout: float = 0.5,
         padding: Literal["paper", "same"] | None = None,
+        **backbone: Unpack[VGGSettings],
     ) -> None:
         super().__init__()
         self.padding: Literal["paper", "same"] = by_dims(spatial_dims, "paper", "same") if padding is None else padding
         if self.padding not in ("paper", "same"):
             raise ValueError(f"padding {padding!r} is 'paper' or 'same'")
+        strides = layer.per_level(backbone.get("strides", 2), 3, spatial_dims, "strides")
         self.backbone = VGG(
             spatial_dims,
             in_channels,
-            depth=depth,
-            width=width,
-            norm=norm,
-            kernel_size=kernel_size,
-            strides=[*layer.per_level(strides, 3, spatial_dims, "strides"), 1, 1],
             dilations=(1, 1, 1, 1, 2),
             padding="same" if self.padding == "same" else "valid",
+            **(backbone | VGGSettings(strides=[*strides, 1, 1])),
         )
         fc6 = per_axis(by_dims(spatial_dims, 7, 3) if fc6_kernel is None else fc6_kernel, spatial_dims)
         channels = head_channels or by_dims(spatial_dims, 4096, 512)
@@ -184,15 +181,7 @@ class Dilated(DilatedFrontend):
         num_classes: Channels of the logits.
         context: "large" (the VOC release) or "basic".
         context_kernel: Of the context module's convolutions: one integer or one an axis.
-        depth: This and all that follow are settings of `DilatedFrontend`.
-        width: See there.
-        norm: See there.
-        kernel_size: See there.
-        strides: See there.
-        fc6_kernel: See there.
-        head_channels: See there.
-        dropout: See there.
-        padding: See there.
+        frontend: Settings of `DilatedFrontend`.
 
     Parameters at 2 classes: 134.3 M in 2D (at 21: 141.1 M) and 15.0 M in 3D.
 
@@ -208,30 +197,9 @@ class Dilated(DilatedFrontend):
         *,
         context: Literal["large", "basic"] = "large",
         context_kernel: PerAxis = 3,
-        depth: int = 16,
-        width: float | None = None,
-        norm: Norm | None = None,
-        kernel_size: PerAxis = 3,
-        strides: PerAxis | Sequence[PerAxis] = 2,
-        fc6_kernel: PerAxis | None = None,
-        head_channels: int | None = None,
-        dropout: float = 0.5,
-        padding: Literal["paper", "same"] | None = None,
+        **frontend: Unpack[FrontendSettings],
     ) -> None:
-        super().__init__(
-            spatial_dims,
-            in_channels,
-            num_classes,
-            depth=depth,
-            width=width,
-            norm=norm,
-            kernel_size=kernel_size,
-            strides=strides,
-            fc6_kernel=fc6_kernel,
-            head_channels=head_channels,
-            dropout=dropout,
-            padding=padding,
-        )
+        super().__init__(spatial_dims, in_channels, num_classes, **frontend)
         self.context = ContextModule(
             spatial_dims, num_classes, context, kernel_size=context_kernel, padding=self.padding
         )

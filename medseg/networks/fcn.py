@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Norm, PerAxis, by_dims, per_axis
-from medseg.networks.vgg import VGG, fully_connected
+from medseg.networks.layers import PerAxis, by_dims, per_axis
+from medseg.networks.vgg import VGG, VGGSettings, fully_connected
 
 _PAPER_PADDING = 100
 # The at-once recipe of the release: a skip's map times this, by how many poolings are above it.
 _AT_ONCE = {4: 0.01, 3: 0.0001}
+
+
+class FCNSettings(VGGSettings, total=False):
+    """The settings of `FCN32s` that CRF-RNN takes too."""
+
+    fc6_kernel: PerAxis | None
+    head_channels: int | None
+    dropout: float
+    padding: Literal["paper", "same"] | None
+    upsampling: Literal["dense", "per_class"] | None
+    learn_upsampling: bool
+    zero_scores: bool
 
 
 class _Fusion(nn.Module):
@@ -50,11 +62,6 @@ class FCN32s(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         num_classes: Channels of the logits.
-        depth: Of VGG: 11, 13, 16 or 19.
-        width: Multiplies VGG's channels; 1 in 2D, 0.5 in 3D by default.
-        norm: "none" (2D), "instance" (3D), "batch" or "group", after VGG's convolutions.
-        kernel_size: Of VGG's convolutions: one integer or one an axis.
-        strides: Of the five poolings, each an integer or one an axis, such as (2, 2, 1) where slices are thick.
         fc6_kernel: Odd; 7 in 2D, 3 in 3D by default: one integer or one an axis.
         head_channels: Of fc6 and fc7; 4096 in 2D, 512 in 3D by default.
         dropout: After fc6 and fc7.
@@ -63,6 +70,7 @@ class FCN32s(nn.Module):
         learn_upsampling: Train the deconvolutions; the release leaves them bilinear.
         zero_scores: Start the score layers at zero, as in the release, or by He initialisation.
         at_once: Scale the skips' maps as the recipe that trains all streams at once does; for 16s and 8s.
+        backbone: Settings of `VGG`.
 
     Parameters at 2 classes: 134.3 M in 2D (at 21: 136.2 M) and 15.4 M in 3D.
 
@@ -81,11 +89,6 @@ class FCN32s(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
-        depth: int = 16,
-        width: float | None = None,
-        norm: Norm | None = None,
-        kernel_size: PerAxis = 3,
-        strides: PerAxis | Sequence[PerAxis] = 2,
         fc6_kernel: PerAxis | None = None,
         head_channels: int | None = None,
         dropout: float = 0.5,
@@ -94,6 +97,7 @@ class FCN32s(nn.Module):
         learn_upsampling: bool = False,
         zero_scores: bool = True,
         at_once: bool = False,
+        **backbone: Unpack[VGGSettings],
     ) -> None:
         super().__init__()
         padding = padding or by_dims(spatial_dims, "paper", "same")
@@ -109,14 +113,7 @@ class FCN32s(nn.Module):
         if not all(k % 2 for k in fc6):
             raise ValueError(f"fc6_kernel {fc6} is not odd, so that its voxels have no centre")
         self.backbone = VGG(
-            spatial_dims,
-            in_channels,
-            depth=depth,
-            width=width,
-            norm=norm,
-            kernel_size=kernel_size,
-            strides=strides,
-            first_padding=_PAPER_PADDING if padding == "paper" else None,
+            spatial_dims, in_channels, first_padding=_PAPER_PADDING if padding == "paper" else None, **backbone
         )
         stages = self.backbone.stages
         channels = head_channels or by_dims(spatial_dims, 4096, 512)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.networks.borders import extend
-from medseg.networks.norms import BatchNorm, GroupNorm
+from medseg.networks.norms import BatchNorm, FrozenBatchNorm, GroupNorm
 
 T = TypeVar("T")
 PerAxis: TypeAlias = int | Sequence[int]
 # Names that come from configurations, so any text may arrive: `norm` and `activation` check them.
 Norm: TypeAlias = str
 Activation: TypeAlias = str
-NORMS = ("instance", "batch", "group", "none")
+NORMS = ("instance", "batch", "frozen_batch", "group", "none")
 
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
@@ -215,7 +215,7 @@ def norm(kind: Norm, spatial_dims: int, channels: int, *, pooled: bool = False) 
     """A normalisation with learned scale and offset: per channel and sample, per channel and batch, or in groups.
 
     Args:
-        kind: "instance", "batch", "group" or "none".
+        kind: "instance", "batch", "frozen_batch" (never trained, as DeepLab v2's), "group" or "none".
         spatial_dims: 2 or 3.
         channels: Of the map.
         pooled: That the map has been averaged to one voxel or a few. Nothing would be left of a single voxel once its
@@ -233,6 +233,8 @@ def norm(kind: Norm, spatial_dims: int, channels: int, *, pooled: bool = False) 
             return GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels)
         case "batch":
             return BatchNorm(channels)
+        case "frozen_batch":
+            return FrozenBatchNorm(channels)
         case "none":
             return nn.Identity()
     raise ValueError(f"norm {kind!r} is unknown; there are: {', '.join(NORMS)}")

@@ -27,6 +27,21 @@ class BatchNorm(_BatchNorm):
         """Any number of spatial axes will do."""
 
 
+class FrozenBatchNorm(BatchNorm):
+    """Batch normalisation whose statistics, scale and offset stay what they are: those of weights loaded into it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.requires_grad_(False)
+        self.eval()  # a fresh network is in training, and a trainer need not say so again
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm:  # torch's signature
+        """Stay as in prediction."""
+        del mode
+        super().train(mode=False)
+        return self
+
+
 class GroupNorm(nn.GroupNorm):
     """Group normalisation that also takes maps of a single voxel, as the bottom of a deep network sees.
 

@@ -118,7 +118,7 @@ class ResNet(nn.Module):
             "previous" stage's rate, as torchvision and mmsegmentation do.
         multi_grid: Factors of the dilation of res5's blocks, repeated as often as needed (arXiv 1706.05587, 3.2.1).
         ceil_mode: Whether pooling rounds sizes up, as in Caffe.
-        norm: "batch", "instance", "group" or "none".
+        norm: One of `layers.NORMS`; "frozen_batch" keeps the statistics, scales and offsets of loaded weights.
         kernel_size: Of the 3×3 convolutions, one for all axes or one an axis; where it is 1, stem and pooling look
             along that axis at 1 voxel too.
         strides: Of stem, pooling, res3, res4 and res5: one for all, or one each, each an integer or one an axis

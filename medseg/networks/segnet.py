@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Unpack
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from medseg.networks import layers as layer
-from medseg.networks.layers import Norm, PerAxis, by_dims
-from medseg.networks.vgg import VGG, unit
+from medseg.networks.layers import Norm, by_dims
+from medseg.networks.vgg import VGG, VGGSettings, unit
 
 
 class SegNet(nn.Module):
@@ -28,11 +29,8 @@ class SegNet(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         num_classes: Channels of the logits.
-        depth: Of VGG: 11, 13, 16 or 19.
-        width: Multiplies VGG's channels; 1 in 2D, 0.5 in 3D by default.
-        norm: "batch" (2D), "group" (3D), "instance" or "none", after every convolution but the last.
-        kernel_size: Of all convolutions: one integer or one an axis.
-        strides: Of the five poolings, each an integer or one an axis, such as (2, 2, 1) where slices are thick.
+        backbone: Settings of `VGG`, which the decoder mirrors; `norm`, after every convolution but the last, is "batch"
+            in 2D and "group" in 3D by default.
 
     Parameters at 2 classes: 29.4 M in 2D (at 21: 29.5 M) and 22.1 M in 3D.
 
@@ -45,40 +43,27 @@ class SegNet(nn.Module):
         spatial_dims: int,
         in_channels: int,
         num_classes: int,
-        *,
-        depth: int = 16,
-        width: float | None = None,
-        norm: Norm | None = None,
-        kernel_size: PerAxis = 3,
-        strides: PerAxis | Sequence[PerAxis] = 2,
+        **backbone: Unpack[VGGSettings],
     ) -> None:
         super().__init__()
-        kind: Norm = by_dims(spatial_dims, "batch", "group") if norm is None else norm
-        self.backbone = VGG(
-            spatial_dims,
-            in_channels,
-            depth=depth,
-            width=width,
-            norm=kind,
-            kernel_size=kernel_size,
-            strides=strides,
-        )
+        kind: Norm = backbone.get("norm") or by_dims(spatial_dims, "batch", "group")
+        self.backbone = VGG(spatial_dims, in_channels, **(backbone | VGGSettings(norm=kind)))
         self.pools = nn.ModuleList(
             layer.max_pool(spatial_dims, stride, ceil_mode=True, return_indices=True)
             for stride in self.backbone.strides
         )
         self.decoder = nn.ModuleList()
         # A stage of the decoder changes the channels with its last convolution.
-        outputs = [stage.channels for stage in self.backbone.stages]
+        kernel, outputs = self.backbone.kernel, [stage.channels for stage in self.backbone.stages]
         for level in reversed(range(len(outputs))):
             count = len(self.backbone.blocks[level])  # type: ignore[arg-type]
             widths = [outputs[level]] * count + ([outputs[level - 1]] if level else [])
             self.decoder.append(
                 nn.Sequential(
-                    *(unit(spatial_dims, inputs, after, kernel_size, norm=kind) for inputs, after in pairwise(widths))
+                    *(unit(spatial_dims, inputs, after, kernel, norm=kind) for inputs, after in pairwise(widths))
                 )
             )
-        self.score = layer.conv(spatial_dims, outputs[0], num_classes, kernel_size)
+        self.score = layer.conv(spatial_dims, outputs[0], num_classes, kernel)
         layer.initialise(self)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b classes *space"]:

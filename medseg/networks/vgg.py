@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,6 +15,16 @@ from medseg.networks.layers import Norm, PerAxis, Stage, by_dims, per_axis, per_
 # Convolutions in each of the five blocks.
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
+
+
+class VGGSettings(TypedDict, total=False):
+    """The settings of `VGG`, which every network on top of it takes too."""
+
+    depth: int
+    width: float | None
+    norm: Norm | None
+    kernel_size: PerAxis
+    strides: PerAxis | Sequence[PerAxis]
 
 
 def scaled(channels: int, width: float) -> int:

@@ -52,7 +52,7 @@ def pull(client: Client, series: RemoteSeries, folder: Path) -> Pulled:
 
         def receive(content: bytes) -> None:
             uid = _tied(content, series)
-            with atomic_path(target / f"{opaque(uid)}{_SUFFIX}") as part:
+            with atomic_path(target / _file_name(uid)) as part:
                 part.write_bytes(content)
             received.add(uid)
 
@@ -60,11 +60,21 @@ def pull(client: Client, series: RemoteSeries, folder: Path) -> Pulled:
         missing = len(expected.keys() - received)
         if missing:
             raise ServerError(f"{target}: {missing} of {len(expected)} instances did not come; pull the series again.")
-        names = {f"{opaque(uid)}{_SUFFIX}" for uid in received}
+        names = {_file_name(uid) for uid in received}
         for path in target.glob(f"*{_SUFFIX}"):
             if path.name not in names:
                 path.unlink()
     return Pulled(target, frozenset(received))
+
+
+def is_here(client: Client, series: RemoteSeries, folder: Path) -> bool:
+    """Whether `pull` has brought all instances that the server now lists, and no others are here.
+
+    Raises:
+        ServerError: If the server fails.
+    """
+    names = {_file_name(uid) for uid in client.instances(series)}
+    return {path.name for path in (folder / series.folder).glob(f"*{_SUFFIX}")} == names
 
 
 def push(client: Client, paths: Sequence[Path]) -> int:
@@ -102,6 +112,10 @@ def dicom_files(paths: Sequence[Path]) -> tuple[Path, ...]:
         else:
             found[path] = None
     return tuple(found)
+
+
+def _file_name(uid: str) -> str:
+    return f"{opaque(uid)}{_SUFFIX}"
 
 
 def _storable(path: Path) -> bool:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from medseg.config import Settings
 from medseg.geometry import Geometry
 from medseg.refine.streaming import Refiner
+from medseg.settings import Settings
 from medseg.volume import Segmentation, Slab, Volume
 
 Integers: TypeAlias = NDArray[np.int32]

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from medseg.config import ScaleIntensityPercentiles, ScaleIntensityRange, Settings
+from medseg.config import ScaleIntensityPercentiles, ScaleIntensityRange
 from medseg.errors import ConfigError
 from medseg.geometry import Spacing
+from medseg.settings import Settings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,11 +12,13 @@ from medseg.geometry import Geometry
 from medseg.labels import LabelSet
 from medseg.metrics import Comparison, Confusion, measure
 from medseg.report.measuring import Measuring
+from medseg.report.slices import Slices, sliced
 from medseg.study import Finding
 from medseg.volume import Segmentation
 
 SCHEMA = 1
 
+_MANY_UNNAMED = 60
 _NAME_WIDTH = 28  # what an 80-column table leaves for names
 
 
@@ -85,12 +87,14 @@ class Report:
         findings: Doubts about the comparison, such as names that differ.
         case: Values of the metrics of a whole case, by name.
         confusion: How often each label meets each other.
+        slices: The values of every slice, where each was measured for itself; the rows then hold their means.
     """
 
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...] = ()
     case: Mapping[str, float] = field(default_factory=dict)
     confusion: Confusion | None = field(default=None, repr=False, compare=False)
+    slices: Slices | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, reference: Segmentation, prediction: Segmentation, measuring: Measuring) -> Report:
@@ -107,9 +111,15 @@ class Report:
             tolerance_mm=measuring.tolerance_mm,
             voxel_mm3=geometry.voxel_volume_mm3,
         )
-        regions = measuring.regions(names, [index for (index,) in comparison.regions])
+        present = [index for (index,) in comparison.regions]
+        findings += _unnamed(names, present)
+        regions = measuring.regions(names, present)
         comparison = comparison.of(tuple(regions.values()))
-        values = measure(comparison, metrics)
+        if measuring.per_slice is None:
+            slices, values = None, measure(comparison, metrics)
+        else:
+            slices = sliced(reference, prediction, measuring, comparison.regions, metrics)
+            values = slices.means() | measure(comparison, [metric for metric in metrics if not metric.of_planes])
         counts = comparison.counts
         rows = tuple(
             Row(
@@ -124,7 +134,7 @@ class Report:
             for n, (name, labels) in enumerate(regions.items())
         )
         case = {metric.name: float(values[metric.name][0]) for metric in metrics if metric.per == "case"}
-        return cls(rows, findings, case, comparison.confusion)
+        return cls(rows, findings, case, comparison.confusion, slices)
 
     @property
     def mean_dice(self) -> float:
@@ -171,6 +181,8 @@ class Report:
         ]
         mean = f"mean of {len(self.rows) - self.absent_in_both} labels"
         lines.append(f"{mean:<{_NAME_WIDTH + 6}}  {_number(self.mean_dice)}  {_number(self.mean_iou)}")
+        if self.slices is not None:
+            lines.append("Dice and IoU are means over slices, each measured for itself")
         if self.absent_in_both:
             lines.append(f"absent in both: {self.absent_in_both}, left out of the mean")
         return "\n".join([*lines, *(f"note: {finding}" for finding in self.findings)])
@@ -184,8 +196,22 @@ def report_names(reference: LabelSet | None, prediction: LabelSet | None) -> tup
     if not differ:
         return names, ()
     index = differ[0]
-    message = f"Label {index} is {first[index]!r} in the reference and {second[index]!r} in the prediction."
+    message = (
+        f"Label {index} is {first[index]!r} in the reference and {second[index]!r} in the prediction; labels are "
+        "compared by number, with --map names by name."
+    )
     return names, (Finding("label-names-differ", message),)
+
+
+def _unnamed(names: Mapping[int, str], present: Sequence[int]) -> tuple[Finding, ...]:
+    """A finding about labels beyond the set where there is a set, and where there are more than label files have."""
+    unknown = [str(index) for index in present if index not in names]
+    if len(unknown) > _MANY_UNNAMED:
+        text = f"{len(unknown)} labels that no file names: is one of the files a scan instead of labels?"
+        return (Finding("many-labels", text),)
+    if not names or not unknown:
+        return ()
+    return (Finding("label-not-in-set", f"No file names label {', '.join(unknown)}; --map gives it a meaning."),)
 
 
 def mean_defined(values: list[float]) -> float:

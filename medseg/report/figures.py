@@ -1,4 +1,4 @@
-"""Plots as SVG text that stands in an HTML file: box plots, and Bland and Altman's plot of volumes."""
+"""Plots as SVG text that stands in an HTML file: box plots, Bland and Altman's plot of volumes, values by slice."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
+from numpy.typing import NDArray
 
 _INK, _SOFT, _LINE, _FILL, _MARK = "#1a1d21", "#565d66", "#d5d9de", "#cfe3f5", "#0072b2"
-_WIDTH = 360
+_LINES = ("#0072b2", "#a84300", "#00745a", "#8a3b75", "#5a5a5a", "#7a6a00")  # readable on white
+_WIDTH = 380
 
 
 def box_plot(title: str, groups: Sequence[tuple[str, Sequence[float]]], unit: str) -> str:
-    """One box a label: quartiles, whiskers to the furthest value within 1.5 of their distance, and every case a dot."""
-    known = [(name, [value for value in values if math.isfinite(value)]) for name, values in groups]
-    everything = [value for _, values in known for value in values]
-    if not everything:
+    """One box a label: quartiles, whiskers to the furthest value within 1.5 of their distance, and every case a dot.
+
+    A label without a value has none.
+    """
+    everywhere = [(name, [value for value in values if math.isfinite(value)]) for name, values in groups]
+    known = [(name, values) for name, values in everywhere if values]
+    if not known:
         return ""
-    low, high = _span(everything, ratio=unit == "1")
-    row, top, left = 34, 24, 140  # a name of 17 wide letters fits
-    height = top + row * len(known) + 30
+    low, high = _span([value for _, values in known for value in values], ratio=unit == "1")
+    row, top, left = 48, 4, 14
+    height = top + row * len(known) + 34
 
     def x(value: float) -> float:
         return round(left + (value - low) / (high - low) * (_WIDTH - left - 16), 1)
 
-    parts = [_axis(x, (low, high), (top - 6, height - 26), unit)]
+    parts = [_axis(x, (low, high), (top, height - 30), unit)]
     for number, (name, values) in enumerate(known):
-        y = top + row * number + row / 2
-        parts.append(_text(left - 8, y + 4, _short(name), "end"))
-        if not values:
-            parts.append(_text(left + 4, y + 4, "undefined in all cases", "start", _SOFT))
-            continue
+        y = top + row * number + 32
+        parts.append(_text(left, y - 17, _short(name), "start"))
         first, middle, third = np.percentile(values, (25, 50, 75))
         reach = 1.5 * (third - first)
         inside = [value for value in values if first - reach <= value <= third + reach]
@@ -47,7 +49,7 @@ def box_plot(title: str, groups: Sequence[tuple[str, Sequence[float]]], unit: st
             f'<circle cx="{x(value)}" cy="{y + shift:.1f}" r="2.2" fill="{_MARK}" fill-opacity=".6"/>'
             for value, shift in zip(values, shifts, strict=True)
         ]
-    medians = "; ".join(f"{name}: median {np.median(values):.3g}" for name, values in known if values)
+    medians = "; ".join(f"{name}: median {np.median(values):.3g}" for name, values in known)
     return _svg(height, f"{title}. {medians}", parts)
 
 
@@ -61,23 +63,23 @@ def bland_altman(title: str, reference_ml: Sequence[float], prediction_ml: Seque
     spread = 1.96 * float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
     low, high = _span([*differences.tolist(), bias - spread, bias + spread, 0.0])
     first, last = _span(means.tolist())
-    height, left, top = 220, 56, 16
+    height, left, top, right = 230, 50, 20, _WIDTH - 86  # names of the lines stand at the right of the plot
 
     def x(value: float) -> float:
-        return round(left + (value - first) / (last - first) * (_WIDTH - left - 12), 1)
+        return round(left + (value - first) / (last - first) * (right - left), 1)
 
     def y(value: float) -> float:
-        return round(height - 36 - (value - low) / (high - low) * (height - 36 - top), 1)
+        return round(height - 40 - (value - low) / (high - low) * (height - 40 - top), 1)
 
-    parts = [_axis(x, (first, last), (top, height - 32), "mean of both, ml")]
+    parts = [_axis(x, (first, last), (top, height - 36), "", right), _text(4, 11, "difference, ml", "start", _SOFT)]
+    parts.append(_text(right, height - 6, "mean of both, ml", "end", _SOFT))
     parts += [_text(left - 6, y(tick) + 4, f"{tick:g}", "end", _SOFT) for tick in _ticks(low, high)]
+    parts.append(_level(y(0), (left, right), _LINE))
     limits = ((bias, "", "bias"), (bias - spread, "5 4", "−1.96 sd"), (bias + spread, "5 4", "+1.96 sd"))
     for value, dash, name in limits if spread else limits[:1]:
-        parts.append(
-            f'<line x1="{left}" x2="{_WIDTH - 12}" y1="{y(value)}" y2="{y(value)}" stroke="{_INK}" '
-            f'stroke-dasharray="{dash}"/>'
-        )
-        parts.append(_text(_WIDTH - 12, y(value) - 4, f"{name} {value:.3g}", "end"))
+        parts.append(_level(y(value), (left, right), _INK, dash))
+        parts.append(_text(right + 6, y(value) - 2, name, "start"))
+        parts.append(_text(right + 6, y(value) + 11, f"{value:+.3g}".replace("-", "−"), "start"))
     parts += [
         f'<circle cx="{x(mean)}" cy="{y(difference)}" r="3" fill="{_MARK}" fill-opacity=".6"/>'
         for mean, difference in zip(means.tolist(), differences.tolist(), strict=True)
@@ -86,24 +88,63 @@ def bland_altman(title: str, reference_ml: Sequence[float], prediction_ml: Seque
     return _svg(height, about, parts)
 
 
+def slice_plot(title: str, lines: Sequence[tuple[str, NDArray[np.float64]]]) -> str:
+    """A line a label: a ratio from 0 to 1 by slice; slices without the label interrupt it."""
+    shown = [(name, values) for name, values in lines if np.isfinite(values).any()][: len(_LINES)]
+    if not shown:
+        return ""
+    last = max(1, max(len(values) for _, values in shown) - 1)
+    left, top, bottom = 30, 10, 140
+    height = bottom + 34 + 16 * len(shown)
+
+    def x(place: float) -> float:
+        return round(left + place / last * (_WIDTH - left - 10), 1)
+
+    def y(value: float) -> float:
+        return round(bottom - value * (bottom - top), 1)
+
+    parts = [_axis(x, (0, last), (top, bottom), "slice")]
+    parts += [_text(left - 6, y(tick) + 4, f"{tick:g}", "end", _SOFT) for tick in (0, 0.5, 1)]
+    parts += [_level(y(tick), (left, _WIDTH - 10), _LINE) for tick in (0, 0.5, 1)]
+    for number, (name, values) in enumerate(shown):
+        pen_down, path = False, []
+        for place, value in enumerate(values.tolist()):
+            if math.isfinite(value):
+                path.append(f"{'L' if pen_down else 'M'}{x(place)} {y(value)}")
+            pen_down = math.isfinite(value)
+        colour, line = _LINES[number], bottom + 46 + 16 * number
+        drawn = "".join(path)
+        parts.append(f'<path d="{drawn}" fill="none" stroke="{colour}" stroke-width="2" stroke-linecap="round"/>')
+        parts.append(_level(line - 4, (left, left + 16), colour))
+        parts.append(_text(left + 22, line, _short(name), "start"))
+    return _svg(height, title, parts)
+
+
 def _svg(height: float, about: str, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height:g}" width="{_WIDTH}" height="{height:g}" role="img" '
-        f'aria-label="{escape(about)}" font-family="system-ui, sans-serif" font-size="11">{"".join(parts)}</svg>'
+        f'aria-label="{escape(about)}" font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
     )
 
 
-def _axis(x: Callable[[float], float], span: tuple[float, float], sides: tuple[float, float], unit: str) -> str:
+def _axis(
+    x: Callable[[float], float], span: tuple[float, float], sides: tuple[float, float], unit: str, right: float = _WIDTH
+) -> str:
     """Grid lines between the upper and the lower side, with their numbers below."""
     top, bottom = sides
     lines = []
     for tick in _ticks(*span):
         place = x(tick)
         lines.append(f'<line x1="{place}" x2="{place}" y1="{top}" y2="{bottom}" stroke="{_LINE}"/>')
-        lines.append(_text(place, bottom + 13, f"{tick:g}", "middle", _SOFT))
-    if unit != "1":
-        lines.append(_text(_WIDTH - 4, bottom + 26, unit, "end", _SOFT))
+        lines.append(_text(place, bottom + 14, f"{tick:g}", "middle", _SOFT))
+    if unit not in ("", "1"):
+        lines.append(_text(right - 4, bottom + 28, unit, "end", _SOFT))
     return "".join(lines)
+
+
+def _level(y: float, sides: tuple[float, float], colour: str, dash: str = "") -> str:
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<line x1="{sides[0]}" x2="{sides[1]}" y1="{y}" y2="{y}" stroke="{colour}"{dashed}/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = _INK) -> str:
@@ -111,7 +152,7 @@ def _text(x: float, y: float, text: str, anchor: str, colour: str = _INK) -> str
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 17 else f"{name[:8]}…{name[-8:]}"
+    return name if len(name) <= 46 else f"{name[:22]}…{name[-22:]}"
 
 
 def _span(values: Sequence[float], *, ratio: bool = False) -> tuple[float, float]:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from medseg.errors import ConfigError
 from medseg.labels import BACKGROUND, LabelSet
@@ -17,6 +18,7 @@ from medseg.metrics import METRICS, Metric
 from medseg.volume import Segmentation
 
 Region = tuple[int, ...]
+Plane: TypeAlias = Literal["axial", "coronal", "sagittal", "acquired"]
 
 # A centre line of every organ costs more than all else together, and says something of tubes alone.
 DEFAULT_METRICS = tuple(metric.name for metric in METRICS if metric.name != "centreline_dice")
@@ -31,14 +33,17 @@ class Measuring:
         tolerance_mm: Of the surface Dice.
         ignore: Voxels with this label in the reference take no part.
         merge: Regions such as "liver = liver + lesion", by names or numbers; one of a label's own name replaces it.
-        mapping: {label of the prediction: label of the reference}, each a name or a number.
+        mapping: {label of the prediction: label of the reference}, each a name or a number; or "names", for labels of
+            one name to be one whatever their numbers.
+        per_slice: The plane in which every slice is measured for itself; None measures the whole.
     """
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     tolerance_mm: float = 1.0
     ignore: int | None = None
     merge: tuple[str, ...] = ()
-    mapping: Mapping[str, str] = field(default_factory=dict)
+    mapping: Mapping[str, str] | Literal["names"] = field(default_factory=dict)
+    per_slice: Plane | None = None
 
     @property
     def rows(self) -> tuple[Metric, ...]:
@@ -94,12 +99,14 @@ def label_index(text: str, names: Mapping[int, str]) -> int:
     raise ConfigError(f"No label is named {text!r}; there are: {', '.join(names.values()) or 'numbers alone'}.")
 
 
-def load_mapping(path: Path) -> dict[str, str]:
-    """Read {label of the prediction: label of the reference} from a JSON or YAML file.
+def load_mapping(path: Path) -> dict[str, str] | Literal["names"]:
+    """Read {label of the prediction: label of the reference} from a JSON or YAML file; "names" stands for itself.
 
     Raises:
         ConfigError: If the file cannot be read, or is no such mapping.
     """
+    if str(path) == "names":
+        return "names"
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
@@ -110,19 +117,39 @@ def load_mapping(path: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in content.items()}
 
 
-def mapped(prediction: Segmentation, mapping: Mapping[str, str], reference: LabelSet | None) -> Segmentation:
+def mapped(
+    prediction: Segmentation, mapping: Mapping[str, str] | Literal["names"], reference: LabelSet | None
+) -> Segmentation:
     """The prediction under the reference's label numbers; labels that the mapping does not list keep theirs.
 
     Raises:
-        ConfigError: If the mapping names a label that there is not.
+        ConfigError: If the mapping names a label that there is not, or names are to decide and a file has none.
     """
     if not mapping:
         return prediction
     theirs, ours = (labels.names if labels else {} for labels in (prediction.labels, reference))
+    if mapping == "names":
+        moves = _by_names(theirs, ours)
+        labels = LabelSet.from_names({moves[index]: name for index, name in theirs.items()})
+        return replace(prediction, array=_renumbered(prediction.array, moves), labels=labels)
     moves = {label_index(key, theirs): label_index(value, {**ours, 0: "background"}) for key, value in mapping.items()}
-    highest = max(int(prediction.array.max(initial=0)), *moves)
-    numbers = np.arange(highest + 1)
+    return replace(prediction, array=_renumbered(prediction.array, moves), labels=None)
+
+
+def _by_names(theirs: Mapping[int, str], ours: Mapping[int, str]) -> dict[int, int]:
+    """From the prediction's numbers to the reference's of the same name; names of neither go beyond all numbers."""
+    if not theirs or not ours:
+        raise ConfigError("--map names needs names of labels in both files; give a mapping file instead.")
+    numbers = {name.casefold(): index for index, name in ours.items()}
+    beyond = max(*theirs, *ours) + 1
+    return {
+        index: numbers.get(name.casefold(), index if index not in ours else beyond + place)
+        for place, (index, name) in enumerate(theirs.items())
+    }
+
+
+def _renumbered(array: NDArray[np.integer[Any]], moves: Mapping[int, int]) -> NDArray[np.integer[Any]]:
+    numbers = np.arange(max(int(array.max(initial=0)), *moves) + 1)
     for old, new in moves.items():
         numbers[old] = new
-    table = numbers.astype(np.min_scalar_type(int(numbers.max())))
-    return replace(prediction, array=table[prediction.array], labels=None)
+    return np.asarray(numbers.astype(np.min_scalar_type(int(numbers.max())))[array])

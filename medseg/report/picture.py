@@ -108,7 +108,7 @@ def _panel(
     numbers = enlarged(mask[::-1, ::-1].T, size)
     edge = inner_edge(numbers)
     for label in labels:
-        drawn[edge & (numbers == label.index)] = _readable(label)
+        drawn[edge & (numbers == label.index)] = readable_rgb(label.rgb)
     panel = Image.new("RGB", (_PANEL + 2 * _MARGIN, _PANEL + 2 * _MARGIN), BACKGROUND_RGB)
     left, top = (_MARGIN + (_PANEL - n) // 2 for n in size)
     panel.paste(Image.fromarray(drawn), (left, top))
@@ -129,21 +129,21 @@ def enlarged(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return mask[np.ix_(rows, columns)]
 
 
-def inner_edge(numbers: NDArray[Any]) -> NDArray[np.bool_]:
-    """Labelled pixels within the contour's width of another label or of background."""
+def inner_edge(numbers: NDArray[Any], width: int = _CONTOUR) -> NDArray[np.bool_]:
+    """Labelled pixels within a contour's width of another label or of background."""
     edge = np.zeros(numbers.shape, dtype=bool)
-    padded = np.pad(numbers, _CONTOUR, mode="edge")
+    padded = np.pad(numbers, width, mode="edge")
     rows, columns = numbers.shape
-    for shift in range(-_CONTOUR, _CONTOUR + 1):
-        edge |= padded[_CONTOUR + shift :, _CONTOUR:][:rows, :columns] != numbers
-        edge |= padded[_CONTOUR:, _CONTOUR + shift :][:rows, :columns] != numbers
+    for shift in range(-width, width + 1):
+        edge |= padded[width + shift :, width:][:rows, :columns] != numbers
+        edge |= padded[width:, width + shift :][:rows, :columns] != numbers
     edge &= numbers != BACKGROUND
     return edge
 
 
-def _readable(label: Label) -> tuple[int, int, int]:
-    """The label's colour, lightened as far as it takes to stand out from a dark page."""
-    rgb = np.array(label.rgb, dtype=float)
+def readable_rgb(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A colour, lightened as far as it takes to stand out from a dark page."""
+    rgb = np.array(colour, dtype=float)
     luma = float(rgb @ (0.299, 0.587, 0.114))
     if luma < _DARKEST:
         rgb += (255 - rgb) * (_DARKEST - luma) / (255 - luma)
@@ -180,7 +180,7 @@ def _page(panels: list[Image.Image], legend: list[tuple[Label | None, str]]) -> 
         x = 8 + number % columns * _LEGEND_COLUMN
         y = panels[0].height + number // columns * _LINE + _LINE // 2
         if label is not None:
-            pen.rectangle((x, y - 6, x + 12, y + 6), fill=_readable(label))
+            pen.rectangle((x, y - 6, x + 12, y + 6), fill=readable_rgb(label.rgb))
         pen.text((x + 20, y), _fit(text, font, _LEGEND_COLUMN - 28), fill=TEXT_RGB, font=font, anchor="lm")
     return page
 

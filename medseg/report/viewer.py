@@ -5,42 +5,60 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg.geometry import Geometry
-from medseg.report.picture import intensity_window
+from medseg.labels import LabelSet
+from medseg.report.picture import intensity_window, readable_rgb
+from medseg.report.reduced import reduced
 from medseg.volume import Segmentation, Volume
 
 MOST_BYTES = 12_000_000  # of all volumes in a page, compressed: what a phone still opens
-_MOST_VOXELS = 40_000_000  # of one volume, which a browser holds as a texture
+_MOST_VOXELS = 12_000_000  # of one volume, which a browser holds as a texture
+
+RGB: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One volume of a case: a compressed NIfTI file and how it is shown."""
+    """One volume of a case.
+
+    Attributes:
+        title: For people.
+        content: A compressed NIfTI file.
+        colours: Colour by value, 0 is clear; the scan, which is grey, has none.
+        names: Of the values.
+    """
 
     title: str
     content: bytes
-    colormap: str
-    opacity: float
-    low: float
-    high: float
+    colours: Mapping[int, RGB] | None = None
+    names: Mapping[int, str] | None = None
 
 
 @dataclass(frozen=True)
 class ViewerCase:
-    """What the viewer shows of one case."""
+    """What the viewer shows of one case.
+
+    Attributes:
+        title: For people.
+        layers: The scan, if there is one, and its masks.
+        focus_mm: Where to look first, in world space.
+        note: What is to be known about it, such as that it was made coarser.
+    """
 
     title: str
     layers: tuple[Layer, ...]
+    focus_mm: tuple[float, float, float]
+    note: str = ""
 
     @property
     def size(self) -> int:
@@ -48,28 +66,33 @@ class ViewerCase:
         return sum(len(layer.content) for layer in self.layers)
 
 
-def viewer_case(title: str, volume: Volume | None, masks: Sequence[tuple[str, Segmentation]]) -> ViewerCase | None:
-    """Pack a scan and one or two masks on its grid; None if they are too large for a browser.
+def viewer_case(
+    title: str,
+    volume: Volume | None,
+    masks: Sequence[tuple[str, Segmentation, LabelSet]],
+    *,
+    interesting: Sequence[int] = (),
+) -> ViewerCase:
+    """Pack a scan and its masks; what is too large for a browser is cut to the labels, and made coarser.
 
-    Without a scan, the first mask is the picture that the others lie on.
+    Args:
+        title: For people.
+        volume: On the masks' grid; without it the first mask is the picture that the others lie on.
+        masks: Title, labels, and what they mean; the first is shown, the others on demand.
+        interesting: Labels of the first mask to look at first, where there are any.
     """
-    geometry = masks[0][1].geometry
-    if np.prod(geometry.shape) > _MOST_VOXELS:
-        return None
-    layers = [_scan(volume)] if volume is not None else []
-    # Two masks lie over each other: single colours tell which is which, where many colours tell the labels.
-    colours = ("blue", "red") if len(masks) > 1 else ("actc",)
-    for (name, mask), colour in zip(masks, colours, strict=True):
-        # One colour for all labels of a mask, or a colour for each.
-        array = (mask.array > 0).astype(np.uint8) if len(masks) > 1 else mask.array
-        highest = float(max(1, int(array.max(initial=0))))
-        low = 0.5 if len(masks) > 1 else 0.0
-        layers.append(Layer(f"{name} ({_COLOURS[colour]})", _nifti(array, geometry), colour, 0.5, low, highest))
-    return ViewerCase(title, tuple(layers))
+    small = reduced([one for _, one, _ in masks], volume, most_voxels=_MOST_VOXELS)
+    layers = [] if small.scan is None else [_scan(small.scan, small.geometry)]
+    for (name, _, labels), array in zip(masks, small.masks, strict=True):
+        present = [label for label in labels if (array == label.index).any()]
+        colours = {label.index: readable_rgb(label.rgb) for label in present}
+        names = {label.index: label.name for label in present}
+        layers.append(Layer(name, _nifti(array, small.geometry), colours, names))
+    return ViewerCase(title, tuple(layers), _focus(small.masks[0], interesting, small.geometry), small.note)
 
 
 def viewer_html(cases: Sequence[ViewerCase]) -> str:
-    """The section of the page with the program and all that it shows; empty without cases."""
+    """The program and all that it shows; empty without cases."""
     if not cases:
         return ""
     blobs, entries = [], []
@@ -78,45 +101,49 @@ def viewer_html(cases: Sequence[ViewerCase]) -> str:
         for place, layer in enumerate(case.layers):
             name = f"volume-{number}-{place}"
             blobs.append(_blob(name, layer.content))
-            layers.append(
-                {
-                    "id": name,
-                    "name": name,
-                    "title": layer.title,
-                    "colormap": layer.colormap,
-                    "opacity": layer.opacity,
-                    "low": layer.low,
-                    "high": layer.high,
-                }
-            )
-        entries.append({"title": case.title, "layers": layers})
+            colours, names = layer.colours, layer.names or {}
+            legend = None if colours is None else [{"index": n, "name": names[n], "rgb": c} for n, c in colours.items()]
+            shown = colours is None or place <= 1  # of several masks the first
+            layers.append({"id": name, "title": layer.title, "legend": legend, "shown": shown})
+        entries.append({"title": case.title, "layers": layers, "focus": case.focus_mm, "note": case.note})
     program = resources.files("medseg.report").joinpath("assets", "niivue.umd.js.gz").read_bytes()
     choices = "".join(f'<option value="{n}">{escape(case.title)}</option>' for n, case in enumerate(cases))
+    single = " hidden" if len(cases) == 1 else ""  # nothing to choose
     # "<" would end the script element early.
     listed = json.dumps(entries).replace("<", "\\u003c")
-    return f"""<section class="viewer" id="viewer" aria-labelledby="viewer-title">
-<h2 id="viewer-title">Viewer</h2>
-<p><label>Case <select>{choices}</select></label>
-<button type="button" class="open">Open viewer</button>
-<button type="button" class="masks">Show or hide masks</button></p>
-<div class="screen">
-<canvas tabindex="0" width="640" height="420" aria-label="The viewer is not open yet"></canvas>
-</div>
-<p role="status" class="soft">The viewer needs WebGL 2 and opens on demand.</p>
+    return f"""<div class="viewer">
+<p class="controls"><label{single}>Case <select class="case">{choices}</select></label>
+<label>View <select class="view"><option value="3">all planes</option><option value="0">axial</option>
+<option value="1">coronal</option><option value="2">sagittal</option><option value="4">3D</option></select></label>
+<button type="button" class="open">Open viewer</button></p>
+<div class="screen"><canvas tabindex="0" width="640" height="420" role="img" aria-label="The viewer is not open yet">
+</canvas></div>
+<p class="layers"></p>
+<p class="legend"></p>
+<p role="status" class="soft">The viewer opens on demand; it needs WebGL 2. Click or drag to move, scroll to change the
+slice; on the keyboard, arrows and Page Up and Down.</p>
 <script type="application/json" id="viewer-cases">{listed}</script>
 {_blob("niivue-program", program)}
 {"".join(blobs)}
-</section>"""
+</div>"""
 
 
-_COLOURS = {"blue": "blue", "red": "red", "actc": "one colour a label"}
+def _focus(mask: NDArray[Any], interesting: Sequence[int], geometry: Geometry) -> tuple[float, float, float]:
+    """A place where slices in all three planes show much of what is interesting; else of what is labelled."""
+    seen = np.isin(mask, interesting)
+    for fallback in (mask > 0, np.ones_like(mask, dtype=bool)):
+        if not seen.any():
+            seen = fallback
+    place = [float(np.argmax(np.count_nonzero(seen, axis=tuple(b for b in range(3) if b != a)))) for a in range(3)]
+    i, j, k = geometry.to_world(place).tolist()
+    return i, j, k
 
 
-def _scan(volume: Volume) -> Layer:
-    """The first channel at 256 levels between the percentiles that a preview shows."""
-    low, high = intensity_window([volume.array[0]])
-    levels = np.nan_to_num(np.clip((volume.array[0].astype(np.float32) - low) / (high - low), 0, 1)) * 255
-    return Layer("scan", _nifti(levels.astype(np.uint8), volume.geometry), "gray", 1.0, 0.0, 255.0)
+def _scan(array: NDArray[Any], geometry: Geometry) -> Layer:
+    """256 levels between the percentiles that a preview shows."""
+    low, high = intensity_window([array])
+    levels = np.nan_to_num(np.clip((array.astype(np.float32) - low) / (high - low), 0, 1)) * 255
+    return Layer("scan", _nifti(levels.astype(np.uint8), geometry))
 
 
 def _nifti(array: NDArray[Any], geometry: Geometry) -> bytes:

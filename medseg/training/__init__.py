@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medseg.training.cross_validation import cross_validate
 from medseg.training.run import train
 
-__all__ = ["train"]
+__all__ = ["cross_validate", "train"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from monai import transforms
 
-from medseg.config import Augmentation
+from medseg.training_settings import Augmentation
 
 IMAGE, LABEL = "image", "label"
 _BOTH = (IMAGE, LABEL)
@@ -19,9 +20,8 @@ def margin(augmentation: Augmentation, patch: Sequence[int], thin_axis: int | No
         return (0, 0, 0)
     half = [0.0 if axis == thin_axis else n / 2 for axis, n in enumerate(patch)]
     sine = math.sin(math.radians(min(90.0, augmentation.rotation_deg)))
-    reach = [
-        (1 + augmentation.scaling) * (h + sine * (sum(half) - h)) + augmentation.translation_voxels - h for h in half
-    ]
+    widest = (1 + augmentation.scaling) * (1 + augmentation.zoom)
+    reach = [widest * (h + sine * (sum(half) - h)) + augmentation.translation_voxels - h for h in half]
     i, j, k = (0 if axis == thin_axis else math.ceil(r) for axis, r in enumerate(reach))
     return i, j, k
 
@@ -50,7 +50,7 @@ def build(augmentation: Augmentation, patch: Sequence[int], thin_axis: int | Non
 
 def _is_spatial(augmentation: Augmentation) -> bool:
     return augmentation.spatial_probability > 0 and any(
-        (augmentation.rotation_deg, augmentation.scaling, augmentation.translation_voxels)
+        (augmentation.rotation_deg, augmentation.scaling, augmentation.zoom, augmentation.translation_voxels)
     )
 
 
@@ -60,16 +60,37 @@ def _affine(augmentation: Augmentation, size: list[int], thin_axis: int | None) 
         rotation = [angle if axis in augmentation.rotation_axes else 0.0 for axis in range(3)]
     else:
         rotation = [angle if thin_axis in augmentation.rotation_axes else 0.0]
-    return transforms.RandAffined(
+    ranges = {
+        "rotate_range": rotation,
+        "scale_range": [augmentation.scaling] * len(size),
+        "translate_range": [augmentation.translation_voxels] * len(size),
+    }
+    affine = transforms.RandAffined(
         _BOTH,
         spatial_size=size,
         prob=augmentation.spatial_probability,
-        rotate_range=rotation,
-        scale_range=[augmentation.scaling] * len(size),
-        translate_range=[augmentation.translation_voxels] * len(size),
+        **ranges,
         mode=["bilinear", "nearest"],
         padding_mode="border",  # the margin already holds the padding value
     )
+    if augmentation.zoom:
+        affine.rand_affine.rand_affine_grid = _ZoomedGrid(augmentation.zoom, **ranges)
+    return affine
+
+
+class _ZoomedGrid(transforms.RandAffineGrid):
+    """MONAI's random grid, which scales each axis for itself, with one more factor for all of them."""
+
+    def __init__(self, zoom: float, **ranges: Any) -> None:
+        super().__init__(**ranges)
+        self._most = math.log(1 + zoom)
+        self.scale_params: list[float] = []
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the grid's numbers; factors and their inverses are equally likely."""
+        super().randomize(data)
+        factor = math.exp(self.R.uniform(-self._most, self._most))
+        self.scale_params = [factor * scale for scale in self.scale_params]
 
 
 def _intensity(augmentation: Augmentation) -> list[transforms.Transform]:

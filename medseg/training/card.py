@@ -36,9 +36,24 @@ class Facts:
     is_fitted: bool = False
 
 
-def metrics(config: TrainConfig, facts: Facts, dice: Dice) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Results:
+    """What was measured on the cases that took no part in training.
+
+    Attributes:
+        dice: Of each case and label.
+        calibration_error: Expected calibration error over what is or is taken for foreground.
+        behaviour: What the model does with scans that are unlike, in words.
+    """
+
+    dice: Dice
+    calibration_error: float
+    behaviour: Mapping[str, str]
+
+
+def metrics(config: TrainConfig, facts: Facts, results: Results) -> dict[str, Any]:
     """The card's numbers for machines: Dice per label (mean, sd, cases) and per case, and the training cost."""
-    per_label = {}
+    per_label, dice = {}, results.dice
     for label in config.labels:
         values = [of_case[label.index] for of_case in dice.values() if not math.isnan(of_case[label.index])]
         per_label[label.name] = {
@@ -53,6 +68,10 @@ def metrics(config: TrainConfig, facts: Facts, dice: Dice) -> dict[str, Any]:
     return {
         "validation_dice": per_label,
         "validation_dice_per_case": per_case,
+        "expected_calibration_error": None
+        if math.isnan(results.calibration_error)
+        else round(results.calibration_error, 4),
+        "behaviour": dict(results.behaviour),
         "training_cases": len(facts.train_cases),
         "epochs": 1 if facts.is_fitted else config.training.epochs,
         "training_seconds": round(facts.seconds),
@@ -67,15 +86,17 @@ def licence_notice(config: TrainConfig) -> str:
     return f"The weights of {whose} are licensed under {card.licence}.\n\n{card.data_source}\n"
 
 
-def render(config: TrainConfig, facts: Facts, dice: Dice) -> str:
+def render(config: TrainConfig, facts: Facts, results: Results) -> str:
     """The card as Markdown."""
     card, settings = config.card, config.training
     rows = "\n".join(
         f"| {name} | {_number(row['mean'])} ± {_number(row['sd'])} | {row['cases']} |"
-        for name, row in metrics(config, facts, dice)["validation_dice"].items()
+        for name, row in metrics(config, facts, results)["validation_dice"].items()
     )
+    reactions = "\n".join(f"| {what} | {result} |" for what, result in results.behaviour.items())
     averaged = f", averaged with a decay of {settings.ema_decay:g} a step" if settings.ema_decay else ""
     weights = "as fitted" if facts.is_fitted else f"those of the last epoch{averaged}"
+    calibration = None if math.isnan(results.calibration_error) else results.calibration_error
     fold = (
         f"fold {config.data.fold} of {config.data.folds}"
         if not config.data.validation
@@ -117,6 +138,14 @@ Dice coefficient, mean ± standard deviation over the validation cases, each on 
 
 The weights are {weights}. They were not chosen by their validation score,
 so the figures are not flattered by a choice.
+
+Expected calibration error over the voxels that the reference or the model labels (15 bins): {_number(calibration)}.
+Scans that are unlike those trained on get a finding in `run.json` where their field of view, voxel size or intensities
+tell; what the model makes of some:
+
+| scan | result |
+|---|---|
+{reactions}
 
 ## Training
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from medseg import formats
-from medseg.config import DataSettings
 from medseg.errors import ConfigError, GeometryError, InputError, MedsegError
 from medseg.geometry import Geometry
 from medseg.labels import BACKGROUND, LabelSet
+from medseg.training_settings import DataSettings
 from medseg.volume import Segmentation, Volume
 
 
@@ -30,20 +30,22 @@ class Channel:
 
 @dataclass(frozen=True)
 class Case:
-    """One annotated scan."""
+    """One annotated scan; those of one group, such as a patient, are never parted by a split."""
 
     name: str
     channels: tuple[Channel, ...]
     label: Path
+    group: str | None = None
 
 
-def find_cases(root: Path) -> tuple[Case, ...]:
+def find_cases(root: Path, columns: Mapping[Any, str] | None = None) -> tuple[Case, ...]:
     """List the annotated cases of a data set, sorted by name.
 
     Args:
         root: Folder of a Medical Segmentation Decathlon task or an nnU-Net raw data set (both have a dataset.json), or
-            a CSV file with the columns image, label and optionally case. In a CSV, paths are relative to the file and
-            several channels are separated by ";".
+            a CSV file with the columns image, label and optionally case and group. In a CSV, paths are relative to the
+            file and several channels are separated by ";". Or a folder of NIfTI files: label maps without images.
+        columns: What these columns are made of in a CSV file that has others: `DataSettings.columns`.
 
     Raises:
         InputError: If there is no case, a case is listed twice, or files are missing.
@@ -52,10 +54,16 @@ def find_cases(root: Path) -> tuple[Case, ...]:
     root = Path(root)
     if root.is_dir() and (root / "dataset.json").is_file():
         cases = list(_from_dataset_json(root))
+    elif root.is_dir() and (maps := sorted(root.glob("[!.]*.nii*"))):
+        cases = [Case(_stem(path), (), path) for path in maps]
     elif root.is_file() and root.suffix.lower() == ".csv":
-        cases = list(_from_csv(root))
+        cases = list(_from_csv(root, columns or {}))
     else:
-        found = "does not exist" if not root.exists() else "is neither a folder with a dataset.json nor a .csv file"
+        found = (
+            "does not exist"
+            if not root.exists()
+            else "is neither a folder with a dataset.json or label maps nor a .csv file"
+        )
         raise ConfigError(f"{root}: {found}; name a Decathlon task, an nnU-Net raw data set or a CSV of cases.")
     if not cases:
         raise InputError(f"{root}: the training list is empty; add cases to it.")
@@ -69,14 +77,16 @@ def find_cases(root: Path) -> tuple[Case, ...]:
 def split(cases: Sequence[Case], data: DataSettings) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Part sorted cases into those for training and those for validation.
 
-    With `data.validation` the named cases are kept out; otherwise fold i of n is every nth case from the ith on.
+    With `data.validation` the named cases and groups are kept out; otherwise fold i of n is every nth group from the
+    ith on. A case that belongs to no group is one of its own.
 
     Raises:
         ConfigError: If the fold is out of range, a name is unknown, or a part would be empty.
     """
+    groups = {case.name: case.group or case.name for case in cases}
     if data.validation:
         kept_out = set(data.validation)
-        if unknown := sorted(kept_out - {case.name for case in cases}):
+        if unknown := sorted(kept_out - {*groups, *groups.values()}):
             raise ConfigError(
                 f"data.validation names {unknown[0]!r} ({len(unknown)} of {len(kept_out)} unknown), which is not among "
                 f"the {len(cases)} cases ({cases[0].name} ...); correct the names."
@@ -86,9 +96,9 @@ def split(cases: Sequence[Case], data: DataSettings) -> tuple[tuple[Case, ...], 
             raise ConfigError(
                 f"data.fold is {data.fold}, but there are folds 0 to {data.folds - 1}; choose one of them."
             )
-        kept_out = {case.name for case in cases[data.fold :: data.folds]}
-    train = tuple(case for case in cases if case.name not in kept_out)
-    validation = tuple(case for case in cases if case.name in kept_out)
+        kept_out = set(sorted(set(groups.values()))[data.fold :: data.folds])
+    validation = tuple(case for case in cases if not kept_out.isdisjoint((case.name, groups[case.name])))
+    train = tuple(case for case in cases if case not in validation)
     for part, content in (("training", train), ("validation", validation)):
         if not content:
             raise ConfigError(
@@ -115,13 +125,16 @@ def read_image(case: Case) -> Volume:
     return Volume(np.concatenate([v.array for v in volumes]), first.geometry, first.modality, first.findings)
 
 
-def read_reference(case: Case, labels: LabelSet, geometry: Geometry) -> Segmentation:
+def read_reference(
+    case: Case, labels: LabelSet, geometry: Geometry, values: Mapping[int, int] | None = None
+) -> Segmentation:
     """Read and check the labels of a case.
 
     Args:
         case: Whose labels.
         labels: The only indices that may occur, besides background.
         geometry: The grid of the case's image.
+        values: What values of the file stand for: `DataSettings.values`.
 
     Raises:
         InputError: If the file cannot be read, or holds other values.
@@ -133,13 +146,15 @@ def read_reference(case: Case, labels: LabelSet, geometry: Geometry) -> Segmenta
             f"Case {case.name}: the label {case.label} is {reference.geometry}, but the image {case.channels[0].path} "
             f"is {geometry}; resample the label to the image."
         )
-    found = set(np.unique(reference.array).tolist())
-    if extra := sorted(found - {BACKGROUND, *labels.indices}):
+    found, voxels = np.unique(reference.array, return_inverse=True)
+    meant = [(values or {}).get(value, value) for value in found.tolist()]
+    if extra := sorted({*meant} - {BACKGROUND, *labels.indices}):
         raise InputError(
             f"Case {case.name}: {case.label} holds the values {_listed(extra)}, which are not in the label set "
             f"({_listed([BACKGROUND, *labels.indices])}); correct the file or the labels of the configuration."
         )
-    return Segmentation(reference.array.astype(labels.dtype), reference.geometry, labels, reference.findings)
+    array = np.array(meant, dtype=labels.dtype)[voxels].reshape(reference.array.shape)
+    return Segmentation(array, reference.geometry, labels, reference.findings)
 
 
 def _read(channel: Channel) -> Volume:
@@ -200,20 +215,32 @@ def _split_channels(image: Path, modalities: int) -> tuple[Channel, ...]:
     return tuple(Channel(image.with_name(f"{_stem(image)}_{i:04d}{ending}")) for i in range(modalities))
 
 
-def _from_csv(path: Path) -> Iterator[Case]:
+def _from_csv(path: Path, columns: Mapping[Any, str]) -> Iterator[Case]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        if missing := sorted({"image", "label"} - set(rows.fieldnames or ())):
+        if missing := sorted({"image", "label"} - {*(rows.fieldnames or ()), *columns}):
             raise ConfigError(
-                f"{path}: column {missing[0]!r} is missing; the columns are image, label and, if wanted, case."
+                f"{path}: column {missing[0]!r} is missing; the columns are image, label and, if wanted, case and "
+                "group, or data.columns tells what they are made of."
             )
         for row in rows:
-            images, label = row["image"] or "", row["label"] or ""
-            if not images.strip() or not label.strip():
+            images, label, name, group = (
+                _entry(path, row, columns, key) for key in ("image", "label", "case", "group")
+            )
+            if not images or not label:
                 raise ConfigError(f"{path}: line {rows.line_num} names no image or no label; fill in both.")
             channels = tuple(Channel(path.parent / image.strip()) for image in images.split(";") if image.strip())
-            name = (row.get("case") or "").strip() or _stem(channels[0].path)
-            yield Case(name, channels, path.parent / label.strip())
+            yield Case(name or _stem(channels[0].path), channels, path.parent / label, group or None)
+
+
+def _entry(path: Path, row: Mapping[str, str | None], columns: Mapping[Any, str], key: str) -> str:
+    try:
+        return columns[key].format_map(row) if key in columns else (row.get(key) or "").strip()
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: data.columns.{key} is {columns[key]!r}, which ({', '.join(row)}) do not fill in "
+            f"({error.__class__.__name__} {error})."
+        ) from None
 
 
 def _require_files(root: Path, cases: Sequence[Case]) -> None:

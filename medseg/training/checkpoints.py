@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,16 +33,31 @@ def callbacks(folder: Path, *, ema_decay: float) -> list[Callback]:
     return [EMAWeightAveraging(decay=ema_decay), best, last] if ema_decay else [best, last]
 
 
+def epochs_done(checkpoint: Path) -> int:
+    """Epochs that a run has behind it; 0 without a checkpoint.
+
+    Raises:
+        InputError: If the file is not a checkpoint.
+    """
+    return int(_load(checkpoint)["epoch"]) + 1 if checkpoint.exists() else 0
+
+
 def network_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The network's weights in a checkpoint: the averaged ones where weights were averaged.
 
     Raises:
         InputError: If the file is not a checkpoint.
     """
+    state = _load(checkpoint)["state_dict"]
+    return {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        _ = content["state_dict"]
+    except (OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
         raise InputError(
             f"{checkpoint}: not a readable checkpoint ({error.__class__.__name__}); train again."
         ) from None
-    return {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}
+    return content

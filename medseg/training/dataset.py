@@ -16,8 +16,9 @@ from medseg.config import TrainConfig
 from medseg.errors import ConfigError
 from medseg.inference.windows import cut
 from medseg.labels import BACKGROUND
+from medseg.likeness import Outline
 from medseg.prepare import prepare, prepare_labels
-from medseg.training import augmentation
+from medseg.training import augmentation, hardware
 from medseg.training.cases import Case, read_image, read_reference
 from medseg.volume import Segmentation, Volume
 
@@ -33,6 +34,7 @@ class PreparedCase:
         name: Of the case.
         image: Prepared scan (C, I, J, K).
         reference: Its labels on the same grid.
+        outline: Of the scan as it was read; None of a scan that was made.
         centres: For each label that occurs, voxels (n, 3) of it to centre patches on.
     """
 
@@ -40,6 +42,7 @@ class PreparedCase:
     image: Volume
     reference: Segmentation
     centres: tuple[NDArray[np.int64], ...]
+    outline: Outline | None = None
 
 
 def load_cases(
@@ -72,7 +75,7 @@ def load_cases(
 
 def _load(case: Case, config: TrainConfig) -> PreparedCase:
     volume = read_image(case)
-    reference = read_reference(case, config.labels, volume.geometry)
+    reference = read_reference(case, config.labels, volume.geometry, config.data.values)
     if (found := len(volume.array)) != config.network.in_channels:
         raise ConfigError(
             f"Case {case.name}: the image has {found} channel(s), but network.in_channels is "
@@ -80,7 +83,7 @@ def _load(case: Case, config: TrainConfig) -> PreparedCase:
         )
     image = prepare(volume, config.preparation)
     labels = prepare_labels(reference, image.geometry)
-    return PreparedCase(case.name, image, labels, tuple(_centres(labels)))
+    return PreparedCase(case.name, image, labels, tuple(_centres(labels)), Outline.of(volume))
 
 
 def _centres(labels: Segmentation) -> Iterator[NDArray[np.int64]]:
@@ -137,25 +140,31 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             voxels = case.centres[random.integers(len(case.centres))]
             first = np.clip(voxels[random.integers(len(voxels))] - patch // 2, 0, last)
         else:
-            first = random.integers(0, last + 1)
+            beyond = np.where(patch == 1, 0, (self._training.overhang * patch).astype(int))
+            first = random.integers(-beyond, last + beyond + 1)
         return [int(n) for n in np.where(shape < patch, -((patch - shape) // 2), first)]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) in an order that is a pure function of (seed, epoch)."""
+    """Keys (epoch, index) in an order that is a pure function of (seed, epoch).
 
-    def __init__(self, length: int, seed: int) -> None:
+    Where several processes train together, each draws its own share of the same order, all of one length.
+    The first epoch is told here: loading workers of a resumed run draw their first keys before the trainer says it.
+    """
+
+    def __init__(self, length: int, seed: int, epoch: int = 0) -> None:
         self._length = length
         self._seed = seed
-        self._epoch = 0
+        self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next; the trainer calls this."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return self._length // hardware.processes()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self._seed, self._epoch)).permutation(self._length)
-        return iter([(self._epoch, int(index)) for index in order])
+        share = order[hardware.rank() :: hardware.processes()][: len(self)]
+        return iter([(self._epoch, int(index)) for index in share])

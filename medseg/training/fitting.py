@@ -39,12 +39,12 @@ def fit(module: SegmentationModule, patches: DataLoader[dict[str, Tensor]], last
     assert isinstance(network, Fitted)
     if last.exists():
         return
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
     samples = [(batch[IMAGE], batch[LABEL]) for batch in patches]
     loaded = time.monotonic()
     network.fit(samples, seed=module.config.training.seed)
     last.parent.mkdir(parents=True, exist_ok=True)
-    row = {"epoch": 1, "steps": 1, "seconds": time.monotonic() - began, "loading_seconds": loaded - began}
-    write_text(log, as_csv([row]))
+    times = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+    write_text(log, as_csv([{"epoch": 1, "steps": 1, **times, "loading_seconds": loaded - began}]))
     with atomic_path(last) as part:
         torch.save({"state_dict": module.state_dict()}, part)

@@ -11,10 +11,35 @@ from typing import Any
 import torch
 
 
-def accelerator(device: str) -> tuple[str, list[int] | int]:
-    """What Lightning calls a device of torch."""
+def accelerator(device: str, processes: int = 1) -> tuple[str, list[int] | int]:
+    """What Lightning calls a device of torch, or so many of its kind."""
     kind, _, number = device.partition(":")
-    return ("gpu", [int(number)]) if kind == "cuda" else (kind, 1)
+    if kind == "cuda":
+        return "gpu", [int(number)] if processes == 1 else processes
+    return kind, processes
+
+
+def rank() -> int:
+    """Which of the processes that train together this one is, from 0."""
+    return torch.distributed.get_rank() if _is_shared() else 0
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return torch.distributed.get_world_size() if _is_shared() else 1
+
+
+def gathered(own: list[Any]) -> list[Any]:
+    """The entries of all processes, of the first one first."""
+    if not _is_shared():
+        return own
+    shares: list[Any] = [None] * processes()
+    torch.distributed.all_gather_object(shares, own)
+    return [entry for share in shares for entry in share]
+
+
+def _is_shared() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def precision(setting: str, accelerator: str) -> Any:
@@ -35,8 +60,10 @@ def _cpu_has_bfloat16() -> bool:
     return any(probe() for probe in probes if probe is not None)
 
 
-def describe(device: torch.device) -> str:
+def describe(device: torch.device, processes: int = 1) -> str:
     """The kind of machine, such as "2 CPU core(s)", for the model card."""
+    if processes > 1:
+        return f"{processes} processes, each on {describe(device)}"
     if device.type == "cuda":
         return f"one {torch.cuda.get_device_name(device)}"
     return "one Apple GPU" if device.type == "mps" else f"{torch.get_num_threads()} CPU core(s)"

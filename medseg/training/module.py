@@ -19,6 +19,8 @@ from medseg.metrics import confusion, dice
 from medseg.pipeline import label
 from medseg.training.augmentation import IMAGE, LABEL
 from medseg.training.dataset import PreparedCase
+from medseg.training.hardware import gathered, processes, rank
+from medseg.training.rates import parameter_groups
 from medseg.volume import Segmentation
 
 
@@ -48,18 +50,21 @@ class SegmentationModule(pl.LightningModule):
         torch.manual_seed(int(np.random.default_rng((self.config.training.seed, self.global_step)).integers(2**63)))
         outputs = _training_outputs(self.network, batch[IMAGE])
         loss = torch.stack([weight * self._loss_of(logits, batch[LABEL]) for logits, weight in outputs]).sum()
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[IMAGE]))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[IMAGE]), sync_dist=True)
         return loss
 
     def validation_step(self, case: PreparedCase, batch_idx: int) -> None:
-        """Segment one whole volume on the model's grid."""
+        """Segment one whole volume on the model's grid; of several processes each takes its share of them."""
+        if batch_idx % processes() != rank():
+            return
         slabs = predict(case.image, self.network, self._windows, device=self.device)
         predicted = label(slabs, self.config.labels, case.image.geometry)
         self._dice.append(dice_per_label(case.reference, predicted, self.config.labels))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean Dice of each label over the cases, and the mean over labels."""
-        means = {i: mean_defined([case[i] for case in self._dice]) for i in self.config.labels.indices}
+        cases = gathered(self._dice)
+        means = {i: mean_defined([case[i] for case in cases]) for i in self.config.labels.indices}
         self._dice.clear()
         self.log_dict({f"dice_{self.config.labels[i].name}": mean for i, mean in means.items()})
         self.log("dice", mean_defined(list(means.values())))
@@ -67,12 +72,18 @@ class SegmentationModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, or SGD with Nesterov momentum; a linear warm-up, then polynomial decay to zero, step by step."""
         training = self.config.training
-        settings: dict[str, Any] = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+        groups = parameter_groups(
+            self.network,
+            training.learning_rate,
+            weight_decay=training.weight_decay,
+            head_factor=training.head_factor,
+            bias_factor=training.bias_factor,
+        )
         optimizer: torch.optim.Optimizer
         if training.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.parameters(), **settings)
+            optimizer = torch.optim.AdamW(groups)
         else:
-            optimizer = torch.optim.SGD(self.parameters(), momentum=0.99, nesterov=True, **settings)
+            optimizer = torch.optim.SGD(groups, momentum=0.99, nesterov=True)
         steps = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:

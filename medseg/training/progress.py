@@ -32,7 +32,7 @@ class EpochLog(Callback):
         self._console = Console(stderr=True)
         self._bar = _bar(self._console) if show and self._console.is_terminal else None
         self._print_lines = show and self._bar is None
-        self._epoch_began = self._batch_ended = 0.0
+        self._epoch_began = self._batch_ended = self._cpu_began = 0.0
         self._loading_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,6 +46,8 @@ class EpochLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks and open the bar."""
         self._start_clocks()
+        if not trainer.is_global_zero:
+            self._bar, self._print_lines = None, False
         if self._bar is not None:
             total = int(trainer.estimated_stepping_batches)
             self._bar.start()
@@ -67,8 +69,11 @@ class EpochLog(Callback):
         validated = (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch == 0
         row = {"epoch": trainer.current_epoch + 1, "steps": trainer.global_step, "loss": metrics["loss"]}
         row |= {name: value for name, value in metrics.items() if name.startswith("dice") and validated}
-        row |= {"seconds": time.monotonic() - self._epoch_began, "loading_seconds": self._loading_seconds}
+        row |= {"seconds": time.monotonic() - self._epoch_began, "cpu_seconds": time.process_time() - self._cpu_began}
+        row |= {"loading_seconds": self._loading_seconds}
         self._rows.append(row)
+        if not trainer.is_global_zero:
+            return
         write_text(self._path, as_csv(self._rows))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=_summary(self._rows))
@@ -90,6 +95,7 @@ class EpochLog(Callback):
     def _start_clocks(self) -> None:
         # Not in on_train_epoch_start, which Lightning leaves out in the first epoch after a resumption.
         self._epoch_began = self._batch_ended = time.monotonic()
+        self._cpu_began = time.process_time()
         self._loading_seconds = 0.0
 
 
@@ -105,10 +111,10 @@ def counter(what: str, *, show: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def training_seconds(log: Path) -> float:
-    """Time that all epochs of a log took together, across interruptions."""
+def training_seconds(log: Path, column: str = "seconds") -> float:
+    """Time that all epochs of a log took together, across interruptions; "cpu_seconds" are those of the process."""
     with log.open(newline="", encoding="utf-8") as file:
-        return math.fsum(float(row["seconds"]) for row in csv.DictReader(file))
+        return math.fsum(float(row[column]) for row in csv.DictReader(file))
 
 
 def _bar(console: Console) -> Progress:

@@ -15,6 +15,8 @@ from medseg.networks.checkpoints import load_checkpoint
 def starting_point(config: TrainConfig, weights: Path | None, *, show: bool) -> tuple[TrainConfig, nn.Module]:
     """Build the network, load public weights if any, and let their input convention be part of the preparation.
 
+    A convention that the preparation already has stays: who set it knows better than the file's layout.
+
     Args:
         config: Of the training run.
         weights: A public checkpoint.
@@ -33,5 +35,5 @@ def starting_point(config: TrainConfig, weights: Path | None, *, show: bool) -> 
         for finding in report.findings:
             print(f"note: {weights.name} ({report.layout}): {finding}", file=sys.stderr)
     content = config.model_dump()
-    content["preparation"]["convention"] = report.convention.model_dump()
+    content["preparation"]["convention"] = (config.preparation.convention or report.convention).model_dump()
     return validate(content, TrainConfig, where=weights.name), network

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from scipy.io import loadmat
 
 from medseg.errors import ConfigError, InputError
 from medseg.geometry import Geometry
@@ -50,18 +51,20 @@ def find_photos(root: Path, split: str) -> tuple[Photo, ...]:
     """The photos of a list.
 
     Args:
-        root: A folder such as VOCdevkit/VOC2012, or another data set in its layout (COCO with VOC's labels).
-        split: Name of a list in ImageSets/Segmentation (train, val, trainval, seg11valid, train_aug, ...), or a file.
-            The labels of SBD's extra photos may lie in SegmentationClassAug.
+        root: A folder such as VOCdevkit/VOC2012; another data set in its layout (COCO with VOC's labels); or SBD as
+            it is published (benchmark_RELEASE/dataset).
+        split: Name of a list in ImageSets/Segmentation (train, val, trainval, seg11valid, train_aug, ...) or beside it
+            (SBD), or a file. The labels of SBD's extra photos may lie in SegmentationClassAug, or in cls (MATLAB).
 
     Raises:
         ConfigError: If there is no such folder or list.
         InputError: If the list is empty, or files are missing.
     """
-    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    path = listed if listed.is_file() or not Path(split).is_file() else Path(split)
-    if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in listed.parent.glob("*.txt"))) or "none"
+    folders = (root / "ImageSets" / "Segmentation", root)
+    candidates = (*(folder / f"{split}.txt" for folder in folders), Path(split))
+    path = next((file for file in candidates if file.is_file()), None)
+    if path is None:
+        there = ", ".join(sorted(file.stem for folder in folders for file in folder.glob("*.txt"))) or "none"
         raise ConfigError(f"{root}: no list {split!r} in ImageSets/Segmentation (there are: {there}).")
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
@@ -77,10 +80,11 @@ def _photo(root: Path, words: list[str]) -> Photo:
         image, labels = (root / word.lstrip("/") for word in words[:2])
         return Photo(image.stem, image, labels)
     name = words[0]
-    folders = ("SegmentationClass", "SegmentationClassAug")
-    candidates = [root / folder / f"{name}.png" for folder in folders]
-    labels = next((file for file in candidates if file.is_file()), candidates[0])
-    return Photo(name, root / "JPEGImages" / f"{name}.jpg", labels)
+    masks = [root / folder / f"{name}.png" for folder in ("SegmentationClass", "SegmentationClassAug")]
+    masks.append(root / "cls" / f"{name}.mat")
+    photos = [root / folder / f"{name}.jpg" for folder in ("JPEGImages", "img")]
+    image, labels = (next((one for one in files if one.is_file()), files[0]) for files in (photos, masks))
+    return Photo(name, image, labels)
 
 
 def read_photo(photo: Photo) -> Volume:
@@ -99,7 +103,7 @@ def read_labels(photo: Photo) -> Segmentation:
     Raises:
         InputError: If the file is damaged, or is no palette or grey image of VOC's classes.
     """
-    array = _pixels(photo.labels, None)
+    array = _of_matlab(photo.labels) if photo.labels.suffix == ".mat" else _pixels(photo.labels, None)
     if array.ndim != 2:
         raise InputError(f"{photo.labels}: has colours, but no palette; give VOC's own palette PNG.")
     if extra := sorted(set(np.unique(array).tolist()) - {0, *LABELS.indices, IGNORE}):
@@ -113,6 +117,14 @@ def _pixels(path: Path, mode: str | None) -> NDArray[Any]:
             return np.asarray(image.convert(mode) if mode else image)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error.__class__.__name__}); copy it again.") from None
+
+
+def _of_matlab(path: Path) -> NDArray[Any]:
+    """SBD's own form; it judges every pixel."""
+    try:
+        return np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0])
+    except Exception as error:  # SciPy raises many kinds for a file that is not MATLAB's
+        raise InputError(f"{path}: cannot be read as SBD's labels ({error.__class__.__name__}).") from None
 
 
 def _grid(rows: int, columns: int) -> Geometry:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from medseg.config import Preparation, ScaleIntensityRange
 from medseg.inference import predict, resample
 from medseg.metrics import Confusion, confusion, iou, pixel_accuracy
 from medseg.model import Model
@@ -20,9 +19,6 @@ from medseg.volume import Segmentation, Slab, Volume
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # DeepLab v3's, also used by PSPNet
 _NAMES = ("background", *CLASSES)
-
-# Photos are prepared to 0..1; what a checkpoint wants besides is the network's own business (see `weights`).
-PREPARATION = Preparation(orientation="RAS", intensity=ScaleIntensityRange(low=0, high=255))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache
 from importlib import resources
+from textwrap import wrap
 from typing import Literal
 
 
@@ -41,7 +42,7 @@ def published() -> tuple[Published, ...]:
 
 
 def published_table(kind: Literal["text", "csv", "json"], architecture: str | None = None) -> str:
-    """The figures, of one architecture if it is named, as text in 100 columns, CSV or JSON."""
+    """The figures, of one architecture if it is named, as text in 80 columns, CSV or JSON."""
     rows = [row for row in published() if architecture in (None, row.architecture)]
     if kind == "json":
         return json.dumps([asdict(row) for row in rows])
@@ -51,9 +52,17 @@ def published_table(kind: Literal["text", "csv", "json"], architecture: str | No
         writer.writerow([field.name for field in fields(Published)])
         writer.writerows(astuple(row) for row in rows)
         return text.getvalue().rstrip("\n")
-    lines = [f"{'architecture':<18}{'set':<11}{'mIoU':>6}  {'variant':<34}conditions (source)"]
-    lines += [
-        f"{row.architecture:<18}{row.set[:10]:<11}{row.miou:>6.2f}  {row.variant:<34}{row.conditions} ({row.source})"
-        for row in rows
-    ]
+    lines: list[str] = []
+    heading = ""
+    for row in rows:
+        if heading != (heading := row.architecture):
+            lines.append(heading)
+        lines += figure_lines(row)
     return "\n".join(lines)
+
+
+def figure_lines(row: Published) -> list[str]:
+    """A figure as one line or two of at most 80 columns: mIoU, set, variant, conditions and source."""
+    start = f"  {row.miou:>6.2f}  "
+    about = f"{row.set}: {row.variant}; {row.conditions} ({row.source})"
+    return wrap(about, 80, initial_indent=start, subsequent_indent=" " * len(start))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from medseg.voc.evaluator import VocResult
-from medseg.voc.published import published
+from medseg.voc.published import figure_lines, published
 
 
 def result_text(result: VocResult, architecture: str, split: str) -> str:
@@ -16,5 +16,7 @@ def result_text(result: VocResult, architecture: str, split: str) -> str:
     lines.append(f"{'mean IoU':<16}{100 * result.mean_iou:>8.2f}  {result.photos} photos of {split}")
     rows = [row for row in published() if row.architecture == architecture and row.set.startswith(split)]
     rows = rows or [row for row in published() if row.architecture == architecture]
-    lines += [f"published{row.miou:>15.2f}  {row.set}: {row.variant}; {row.conditions} ({row.source})" for row in rows]
-    return "\n".join(lines if rows else [*lines, f"no VOC figure of {architecture} was published"])
+    if not rows:
+        return "\n".join([*lines, f"no VOC figure of {architecture} was published"])
+    lines += ["published:", *(line for row in rows for line in figure_lines(row))]
+    return "\n".join(lines)

@@ -9,18 +9,24 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import save_file
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from medseg.atomic import atomic_path
+from medseg.convention import InputConvention
 from medseg.errors import ConfigError
 from medseg.networks import build
-from medseg.voc.dataset import IGNORE, LABELS, Photo, find_photos, read_labels, read_photo
+from medseg.study import Finding
+from medseg.training.rates import parameter_groups
+from medseg.voc.dataset import IGNORE, LABELS, Photo, find_photos, read_labels
+from medseg.voc.samples import From, Samples
 from medseg.voc.schedule import VocSchedule
-from medseg.voc.weights import Normalised, load_state
+from medseg.voc.weights import CONVENTIONS, Written, load_weights, save_weights
 
 WEIGHTS = "weights.safetensors"
+CHECKPOINT = "last.ckpt"
+
+_SAVED_EVERY = 500  # iterations
 
 
 def train_voc(
@@ -29,93 +35,120 @@ def train_voc(
     output: Path,
     *,
     initial: Path | None = None,
-    iterations: int | None = None,
+    resume: bool = False,
     device: str = "cpu",
     progress: bool = True,
-) -> Path:
+    saved_every: int = _SAVED_EVERY,
+) -> tuple[Path, tuple[Finding, ...]]:
     """Train a network, and write its weights for `medseg voc evaluate --weights`.
+
+    A run is a pure function of its schedule, photos and initial weights: stopped at any moment and resumed, it ends in
+    the same weights as one that was not.
 
     Args:
         schedule: A file in configs/voc.
         root: VOCdevkit/VOC2012.
-        output: Folder of the weights.
-        initial: Weights to start from; layers that the file does not have, or has in another shape, start fresh.
-        iterations: Instead of the schedule's.
+        output: Folder of the weights, and of the checkpoint until then.
+        initial: Weights to start from, ours or public. Layers that a file of ours does not have, or has in another
+            shape, start fresh; a public file brings its own input convention, which wins over the schedule's.
+        resume: Continue from the last checkpoint in `output`.
         device: As torch calls it.
         progress: Whether to show a bar.
+        saved_every: Iterations from one checkpoint to the next.
 
     Returns:
-        The file of the weights.
+        The file of the weights, and what is doubtful about the initial ones.
 
     Raises:
-        ConfigError: If the schedule does not fit the architecture, or photos of different sizes are to be one batch.
-        InputError: If photos are missing.
+        ConfigError: If the schedule does not fit the architecture, photos of different sizes are to be one batch, or
+            `output` holds another run, or one that was not asked to be resumed.
+        InputError: If photos or the initial weights are missing or damaged.
+        ModelError: If the initial weights do not fit.
     """
-    if iterations is not None:
-        schedule = schedule.model_copy(update={"iterations": iterations})
     if schedule.crop == 0 and schedule.batch_size > 1:
         raise ConfigError(f"crop 0 takes whole photos, which are of many sizes; batch_size is {schedule.batch_size}.")
     photos = find_photos(root, schedule.split)
+    last = output / CHECKPOINT
+    begun, convention = _begun(last, schedule, resume=resume)
     torch.manual_seed(schedule.seed)
     network = build(
         schedule.architecture, spatial_dims=2, in_channels=3, num_classes=LABELS.num_classes, **schedule.settings
     )
-    if initial is not None:
-        load_state(network, initial, partly=True)
+    findings: tuple[Finding, ...] = ()
+    if initial is not None and not begun:
+        origin = load_weights(network, initial, partly=True)
+        convention, findings = origin.convention or convention, origin.findings
     kind, _, number = device.partition(":")
     trainer = pl.Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
         devices=[int(number or 0)] if kind == "cuda" else 1,
         max_steps=schedule.iterations,
+        accumulate_grad_batches=schedule.accumulate,
         logger=False,
-        enable_checkpointing=False,
+        callbacks=[ModelCheckpoint(output, CHECKPOINT.removesuffix(".ckpt"), every_n_train_steps=saved_every)],
         enable_model_summary=False,
         enable_progress_bar=progress,
     )
     weights = class_weights(photos) if schedule.balance else None
-    loader = DataLoader(Samples(photos, schedule), batch_size=schedule.batch_size)
-    trainer.fit(VocTraining(network, schedule, weights), loader)
-    with atomic_path(output / WEIGHTS) as part:
-        save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, part)
-    return output / WEIGHTS
+    module = VocTraining(network, schedule, weights, convention)
+    samples = Samples(photos, schedule, convention)
+    first = begun * schedule.accumulate * schedule.batch_size
+    loader = DataLoader(samples, schedule.batch_size, sampler=From(first, len(samples)))
+    trainer.fit(module, loader, ckpt_path=last if begun else None, weights_only=False)
+    save_weights(network, Written(schedule.architecture, schedule.settings, convention), output / WEIGHTS)
+    last.unlink(missing_ok=True)
+    return output / WEIGHTS, findings
+
+
+def _begun(last: Path, schedule: VocSchedule, *, resume: bool) -> tuple[int, InputConvention]:
+    """Iterations that a run in the folder has behind it, and the input of the weights that it began with."""
+    if not last.exists():
+        return 0, CONVENTIONS[schedule.input]
+    if not resume:
+        raise ConfigError(f"{last.parent} holds a run that was stopped; continue it with --resume, or give another -o.")
+    content = torch.load(last, map_location="cpu", weights_only=True)
+    if content["schedule"] != schedule.model_dump(mode="json"):
+        raise ConfigError(f"{last.parent} holds a run of another schedule; give its own, or another -o.")
+    return int(content["global_step"]), InputConvention(**content["convention"])
 
 
 class VocTraining(pl.LightningModule):
     """Cross-entropy over the judged pixels, and stochastic gradient descent as the schedule says."""
 
-    def __init__(self, network: nn.Module, schedule: VocSchedule, weights: Tensor | None) -> None:
+    def __init__(
+        self, network: nn.Module, schedule: VocSchedule, weights: Tensor | None, convention: InputConvention
+    ) -> None:
         super().__init__()
-        self.normalised = Normalised(network, schedule.input)
-        self.schedule = schedule
+        self.network, self.schedule, self.convention = network, schedule, convention
         self.loss = nn.CrossEntropyLoss(weights, ignore_index=IGNORE, reduction=schedule.loss)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch; auxiliary outputs take part with their papers' weights."""
+        # Chance inside the network (dropout) depends on the step alone, so that a resumed run meets the same.
+        torch.manual_seed(hash((self.schedule.seed, self.global_step, batch_idx % self.schedule.accumulate)))
         photos, labels = batch
-        network: Any = self.normalised.network
-        seen = self.normalised.prepared(photos)
-        outputs = network.training_outputs(seen) if hasattr(network, "training_outputs") else [(network(seen), 1.0)]
+        network: Any = self.network
+        outputs = network.training_outputs(photos) if hasattr(network, "training_outputs") else [(network(photos), 1.0)]
         return torch.stack([weight * self._loss_of(logits, labels) for logits, weight in outputs]).sum()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the run was asked to do, for a resumed one to be the same."""
+        checkpoint["schedule"] = self.schedule.model_dump(mode="json")
+        checkpoint["convention"] = self.convention.model_dump(mode="json")
 
     def configure_optimizers(self) -> Any:
         """SGD with the head's and the biases' own rates, and the schedule's decay at every step."""
         schedule = self.schedule
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.normalised.network.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((name.startswith("backbone."), name.endswith("bias")), []).append(parameter)
-        settings = [
-            {
-                "params": parameters,
-                "lr": schedule.learning_rate
-                * (1 if is_backbone else schedule.head_factor)
-                * (schedule.bias_factor if is_bias else 1),
-            }
-            for (is_backbone, is_bias), parameters in groups.items()
-        ]
-        optimizer = torch.optim.SGD(
-            settings, lr=schedule.learning_rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        groups = parameter_groups(
+            self.network,
+            schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            head_factor=schedule.head_factor,
+            bias_factor=schedule.bias_factor,
+            decay_biases=schedule.decay_biases,
+            is_head=schedule.is_head,
         )
+        optimizer = torch.optim.SGD(groups, momentum=schedule.momentum)
         decay = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
@@ -124,44 +157,6 @@ class VocTraining(pl.LightningModule):
             logits = nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
         loss: Tensor = self.loss(logits.float(), labels)
         return loss
-
-
-class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """As many random samples as the schedule takes; sample n is a pure function of the seed and n."""
-
-    def __init__(self, photos: Sequence[Photo], schedule: VocSchedule) -> None:
-        self._photos = photos
-        self._schedule = schedule
-
-    def __len__(self) -> int:
-        return self._schedule.iterations * self._schedule.batch_size
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        epoch, place = divmod(number, len(self._photos))
-        order = np.random.default_rng((self._schedule.seed, epoch)).permutation(len(self._photos))
-        photo = self._photos[order[place]]
-        random = np.random.default_rng((self._schedule.seed, epoch, place + 1))
-        pixels = torch.from_numpy(read_photo(photo).array[..., 0].copy()).float() / 255
-        labels = torch.from_numpy(read_labels(photo).array[..., 0].astype(np.int64))
-        low, high = self._schedule.scales
-        if (scale := random.uniform(low, high)) != 1:
-            size = [max(1, round(n * scale)) for n in labels.shape]
-            pixels = nn.functional.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
-            labels = nn.functional.interpolate(labels[None, None].float(), size, mode="nearest")[0, 0].long()
-        if self._schedule.flip and random.random() < 0.5:
-            pixels, labels = pixels.flip(-1), labels.flip(-1)
-        return self._cropped(pixels, labels, random) if self._schedule.crop else (pixels, labels)
-
-    def _cropped(self, pixels: Tensor, labels: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """A square of the crop's size; what lies beyond the photo is grey and not judged."""
-        crop = self._schedule.crop
-        rows, columns = labels.shape
-        beyond = (0, max(0, crop - columns), 0, max(0, crop - rows))
-        pixels = nn.functional.pad(pixels, beyond, value=0.45)
-        labels = nn.functional.pad(labels, beyond, value=IGNORE)
-        top, left = (int(random.integers(0, n - crop + 1)) for n in labels.shape)
-        window = (slice(top, top + crop), slice(left, left + crop))
-        return pixels[:, *window], labels[window]
 
 
 def class_weights(photos: Sequence[Photo]) -> Tensor:

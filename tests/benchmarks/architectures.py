@@ -2,9 +2,10 @@
 
 python tests/benchmarks/architectures.py configs/train/hippocampus.yaml --data FOLDER --readme README.md
 
-The configuration gives the data, the split, the preparation and the schedule; each network is narrow (see `NARROW`).
-Steps are rounded up to whole epochs. What is done stays in the output folder, so that the command goes on where it was
-stopped; it can be run for some architectures at a time.
+The configuration gives the data, the split, the preparation and the schedule; each network is narrow (see `NARROW`),
+and `SCHEDULE` is what suits a few hundred steps. Steps are rounded up to whole epochs. What is done stays in the output
+folder, so that the command goes on where it was stopped and can be run for some architectures at a time; without a
+`result.json` a trained model is measured again. The table has a part for each configuration that has results there.
 """
 
 from __future__ import annotations
@@ -24,35 +25,40 @@ from medseg.config import TrainConfig, load_config
 from medseg.devices import choose_device
 from medseg.networks import ARCHITECTURES
 
-# The stem keeps its stride to itself: structures of a few voxels would be lost at the stride of photographs.
-_RESNET = {"depth": 50, "width": 1 / 8, "norm": "instance", "strides": [1, 2, 2, 2, 2]}
-_VGG = {"width": 1 / 8, "norm": "instance", "head_channels": 128}
-_FCN = {**_VGG, "fc6_kernel": 3, "padding": "same", "upsampling": "per_class"}
+# The first stride of each backbone is given up: at those of photographs, structures of a few voxels would be lost.
+_STRIDES = {"strides": [1, 2, 2, 2, 2]}
+_RESNET = {"depth": 50, "width": 1 / 8, "norm": "instance", **_STRIDES}
+_VGG = {"width": 1 / 8, "norm": "instance", "head_channels": 128, **_STRIDES}
+# FCN-32s has nothing finer than its last map: at half its stride it finds no structure of 15 voxels at all.
+_FCN = {**_VGG, "strides": [1, 2, 2, 1, 2], "fc6_kernel": 3, "padding": "same", "upsampling": "per_class"}
+_DILATED = {**_VGG, "strides": [1, 2, 2]}
 NARROW: dict[str, dict[str, Any]] = {
     "unet": {"channels": [8, 16, 32, 64]},
     "fcn32s": _FCN,
     "fcn16s": _FCN,
     "fcn8s": _FCN,
-    "segnet": {"width": 1 / 8, "norm": "instance"},
-    "dilated_frontend": {**_VGG, "fc6_kernel": 3, "padding": "same"},
-    "dilated": {**_VGG, "fc6_kernel": 3, "padding": "same"},
-    "deeplabv1": {**_VGG, "fc6_dilation": 2},
-    "deeplabv1_msc": {**_VGG, "fc6_dilation": 2},
+    "segnet": {"width": 1 / 8, "norm": "instance", **_STRIDES},
+    "dilated_frontend": {**_DILATED, "fc6_kernel": 3, "padding": "same"},
+    "dilated": {**_DILATED, "fc6_kernel": 3, "padding": "same"},
+    "deeplabv1": {**_DILATED, "fc6_dilation": 2},
+    "deeplabv1_msc": {**_DILATED, "fc6_dilation": 2},
     # Its kernels in voxels and in units of normalised intensities.
     "crfrnn": {**_FCN, "iterations": 3, "eval_iterations": 5, "bilateral_sd": 5.0, "bilateral_sd_value": 0.5},
-    "patch_classifier": {"channels": [16, 16, 16], "kernels": [4, 5, 4], "head_channels": 64, "output_stride": 4},
+    "patch_classifier": {"channels": [8, 16, 16], "kernels": [4, 5, 4], "head_channels": 64, "output_stride": 4},
     "random_forest": {"trees": 20},
     "deeplabv2": _RESNET | {"scales": [1, 0.75]},
-    "refinenet": _RESNET,
+    "refinenet": _RESNET | {"width": 1 / 16},
     "pspnet": _RESNET,
     "gcn": _RESNET | {"kernel": 7},
     "deeplabv3": _RESNET,
     "deeplabv3_cascade": _RESNET,
     "fcn_resnet": _RESNET,
 }
+# Averaged weights would still hold much of the first ones; float32 is the same arithmetic on every machine.
+SCHEDULE = {"warmup_steps": 20, "ema_decay": 0.0, "precision": "float32", "validate_every": 10**6, "seed": 0}
 MARKS = ("<!-- architectures -->", "<!-- /architectures -->")
 # Scans that are timed, after a first one that warms up.
-_TIMED = 5
+_TIMED = 3
 
 
 def main() -> None:
@@ -60,13 +66,13 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(*arguments.measure, device=arguments.device)))
         return
+    folder = arguments.output / load_config(arguments.config, TrainConfig).card.name
     for name in arguments.only or NARROW:
-        folder = arguments.output / name
-        if not (folder / "result.json").exists():
-            result = run(name, folder, arguments)
-            (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if not (folder / name / "result.json").exists():
+            result = run(name, folder / name, arguments)
+            (folder / name / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(f"{name}: done", file=sys.stderr, flush=True)
-    text = table(arguments.output, load_config(arguments.config, TrainConfig))
+    text = "\n\n".join(table(part) for part in sorted(arguments.output.iterdir()) if any(part.glob("*/result.json")))
     if arguments.readme is None:
         print(text)
     else:
@@ -77,26 +83,48 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any
     """Train one architecture, or go on with it, and measure what came out."""
     from medseg.training import train  # noqa: PLC0415  # the measuring process does without it
     from medseg.training.cases import find_cases, split  # noqa: PLC0415
+    from medseg.training.progress import training_seconds  # noqa: PLC0415
 
     content = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
     root = arguments.data or arguments.config.parent / content["data"]["root"]
     config = load_config(arguments.config, TrainConfig)
-    train_cases, held_out = split(find_cases(root), config.data)
-    batches = len(train_cases) * config.training.samples_per_case // config.training.batch_size
+    train_cases, held_out = split(find_cases(root, config.data.columns), config.data)
+    content["training"] |= SCHEDULE | ({"patch": arguments.patch} if arguments.patch else {})
+    content["training"] |= {"batch_size": arguments.batch} if arguments.batch else {}
+    batches = len(train_cases) * config.training.samples_per_case // content["training"]["batch_size"]
+    epochs = -(-arguments.steps // batches)
+    content["training"]["epochs"] = epochs
     content["network"] |= {"architecture": name, "settings": NARROW[name]}
-    content["training"] |= {"epochs": -(-arguments.steps // batches), "validate_every": 10**6, "seed": 0}
     content["data"]["root"] = str(root.resolve())
     content["windows"] |= {"mirror_axes": []}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    resume = any((folder / "run" / "checkpoints").glob("*.ckpt"))
-    model = train(folder / "train.yaml", output=folder / "run", resume=resume, device=arguments.device)
+    model = folder / "run" / "model"
+    if not model.exists():
+        resume = any((folder / "run" / "checkpoints").glob("*.ckpt"))
+        train(folder / "train.yaml", output=folder / "run", resume=resume, device=arguments.device)
     scans = [str(case.channels[0].path) for case in held_out[: _TIMED + 1]]
-    command = [sys.executable, __file__, "--measure", str(model), *scans, "--device", choose_device(arguments.device)]
+    device = choose_device(arguments.device)
+    command = [sys.executable, __file__, "--measure", str(model), *scans, "--device", device]
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    log = (folder / "run" / "log.csv").read_text(encoding="utf-8").splitlines()
-    steps = dict(zip(log[0].split(","), log[-1].split(","), strict=True))["steps"]
-    return measured | {"steps": int(float(steps)), "cases": len(held_out)}
+    # The process's own time where it computes, which does not grow when others share the machine.
+    clock = "cpu_seconds" if device == "cpu" else "seconds"
+    return {
+        "data": f"{config.card.title}, {config.network.spatial_dims}D",
+        "command": _command(arguments),
+        "steps": epochs * batches,
+        "cases": len(held_out),
+        "training_seconds": training_seconds(folder / "run" / "log.csv", clock),
+        **measured,
+    }
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What to type for the same rows, without the names of this machine's folders."""
+    given = [f"--steps {arguments.steps}"]
+    given += [f"--patch {' '.join(map(str, arguments.patch))}"] if arguments.patch else []
+    given += [f"--batch {arguments.batch}"] if arguments.batch else []
+    return f"python tests/benchmarks/architectures.py configs/train/{arguments.config.name} {' '.join(given)}"
 
 
 def measure(model_folder: str, *scans: str, device: str) -> dict[str, Any]:
@@ -124,30 +152,30 @@ def measure(model_folder: str, *scans: str, device: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "seconds_a_scan": statistics.median(seconds[1:]),
         "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_memory_mib(),
-        "training_seconds": model.info.metrics["training_seconds"],
         "hardware": model.info.metrics["hardware"],
     }
 
 
-def table(output: Path, config: TrainConfig) -> str:
-    """All results that there are, best Dice first, in Markdown."""
+def table(folder: Path) -> str:
+    """All results that there are for one configuration, best Dice first, in Markdown."""
     titles = {architecture.name: architecture.title for architecture in ARCHITECTURES}
-    found = {name: output / name / "result.json" for name in NARROW}
+    found = {name: folder / name / "result.json" for name in NARROW}
     results = {n: json.loads(path.read_text(encoding="utf-8")) for n, path in found.items() if path.exists()}
+    first = next(iter(results.values()))
+    hardware = ", ".join(sorted({r["hardware"] for r in results.values()}))
     rows = [
-        f"| {titles[name]} | {r['dice']:.3f} | {r['miou']:.3f} | {r['parameters'] / 1e6:.2f} M | {r['steps']} | "
-        f"{r['training_seconds'] / 60:.0f} | {r['seconds_a_scan']:.2f} | {r['peak_mib']:.0f} |"
+        f"| {titles[name]} | {r['dice']:.3f} | {r['miou']:.3f} | {r['parameters'] / 1e6:.2f} M | "
+        f"{r['training_seconds'] / 60:.1f} min | {r['seconds_a_scan']:.2f} s | {r['peak_mib']:.0f} MiB |"
         for name, r in sorted(results.items(), key=lambda item: -item[1]["dice"])
     ]
-    cases = max((r["cases"] for r in results.values()), default=0)
-    hardware = ", ".join(sorted({r["hardware"] for r in results.values()}))
-    data = f"{config.card.title}, {config.network.spatial_dims}D"
     return "\n".join(
         [
-            f"{data}; narrow networks on the same steps and split; {cases} held-out cases; {hardware}.",
+            f"{first['data']}: {first['steps']} steps each, {first['cases']} held-out cases, {hardware}.",
             "",
-            "| architecture | Dice | mIoU | parameters | steps | training, min | a scan, s | peak memory, MiB |",
-            "|---|---|---|---|---|---|---|---|",
+            f"`{first['command']}`",
+            "",
+            "| architecture | Dice | mIoU | parameters | training | a scan | memory |",
+            "|---|---|---|---|---|---|---|",
             *rows,
         ]
     )
@@ -169,6 +197,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("config", type=Path, nargs="?", default=Path("configs/train/hippocampus.yaml"))
     parser.add_argument("--data", type=Path, help="data set, instead of the configuration's")
     parser.add_argument("--steps", type=int, default=1000, help="of the optimiser, for each architecture")
+    parser.add_argument(
+        "--patch", type=int, nargs=3, help="voxels of a training sample, instead of the configuration's"
+    )
+    parser.add_argument("--batch", type=int, help="samples a step, instead of the configuration's")
     parser.add_argument("--only", nargs="+", choices=list(NARROW), help="these architectures")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/architectures"))
     parser.add_argument("--readme", type=Path, help="file with the marks; the table is printed otherwise")

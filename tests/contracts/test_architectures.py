@@ -5,6 +5,7 @@ import torch
 
 from medseg.errors import ConfigError
 from medseg.networks import ARCHITECTURES, build
+from tests.benchmarks.architectures import NARROW
 from tests.networks.small import SMALL
 
 SIZES = {2: [(32, 24), (17, 29), (1, 1)], 3: [(16, 12, 8), (9, 7, 5), (1, 1, 1)]}
@@ -88,3 +89,11 @@ def test_unknown_architecture_lists_what_exists():
 def test_impossible_dimensions_are_refused(wrong):
     with pytest.raises(ConfigError, match="spatial_dims is 2 or 3"):
         build("unet", **{"spatial_dims": 2, "in_channels": 1, "num_classes": 2} | wrong)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_benchmark_s_network_can_be_built_and_is_narrow(name, spatial_dims):
+    with torch.device("meta"):
+        network = build(name, spatial_dims=spatial_dims, in_channels=1, num_classes=3, **NARROW[name])
+    assert sum(parameter.numel() for parameter in network.parameters()) < 3e6

@@ -265,3 +265,11 @@ def test_missing_and_damaged_files_are_one_line_errors(tmp_path, suffix):
     path.write_bytes(b"PK\x03\x04 not an archive")
     with pytest.raises(InputError, match=r"damaged|more than weights"):
         load_checkpoint(network("semseg PSPNet"), path)
+
+
+def test_doubtful_convention_is_a_finding_that_says_how_to_choose_the_other(tmp_path):
+    report = load_checkpoint(network("refinenet-pytorch"), saved(tmp_path, "refinenet-pytorch"))
+    (finding,) = report.findings
+    assert (finding.code, report.convention.order, report.convention.scale) == ("convention-uncertain", "BGR", 1)
+    assert "notebook gives it RGB" in finding.message
+    assert "preparation.convention" in finding.message

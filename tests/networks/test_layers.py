@@ -37,3 +37,13 @@ def test_resizing_keeps_corners_where_asked():
     x = torch.arange(4.0).reshape(1, 1, 4, 1).expand(1, 1, 4, 2)
     aligned = layers.resize(x, (7, 2), align_corners=True)
     torch.testing.assert_close(aligned[0, 0, :, 0], torch.arange(7) / 2)
+
+
+def test_frozen_batch_normalisation_trains_neither_statistics_nor_scale_and_has_batch_normalisation_s_keys():
+    frozen, batch = layers.norm("frozen_batch", 2, 3), layers.norm("batch", 2, 3)
+    batch(torch.randn(4, 3, 5, 5) + 7)
+    frozen.load_state_dict(batch.state_dict())
+    x = torch.randn(1, 3, 5, 5)
+    torch.testing.assert_close(frozen.train()(x), batch.eval()(x))
+    torch.testing.assert_close(frozen.running_mean, batch.running_mean)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())

@@ -33,6 +33,7 @@ def configure(config_file):
         windows = FORMS[form]["windows"]
         network = {"architecture": name, "settings": SMALL[name], "spatial_dims": FORMS[form]["spatial_dims"]}
         content |= {"windows": windows, "network": network}
+        content["data"]["folds"] = 6
         content["training"] |= {"epochs": 1, "validate_every": 5, "patch": windows["size"], "ema_decay": 0}
         for section, values in changes.items():
             content[section] = content.get(section, {}) | values
@@ -43,12 +44,15 @@ def configure(config_file):
     return write
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", [a.name for a in ARCHITECTURES])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    # Slices without neighbours are one channel more of the same.
+    [("unet", "slices"), *((a.name, form) for a in ARCHITECTURES for form in ("2.5D", "3D"))],
+)
 def test_architecture_trains_and_predicts(name, form, configure, decathlon, tmp_path):
     path = configure(name, form)
     folder = train(path, output=tmp_path / "run", device="cpu", progress=False)
-    scan = read(decathlon / "imagesTr/case_3.nii.gz")
+    scan = read(decathlon / "imagesTr/case_0.nii.gz")
     segmentation = segment(scan, load_model(folder))
     assert segmentation.array.shape == scan.geometry.shape
     assert set(np.unique(segmentation.array)) <= {0, 1, 2}
@@ -142,5 +146,30 @@ def test_checkpoint_without_grey_values_to_convert_says_what_to_choose(configure
 
 def test_another_architecture_takes_neither_the_settings_nor_the_checkpoint(configure, tmp_path):
     path = configure("deeplabv1", "slices", network={"checkpoint": "missing.pth"})
-    model = train(path, output=tmp_path / "run", architecture="unet", device="cpu", progress=False)
-    assert load_model(model).info.network.architecture == "unet"
+    model = train(path, output=tmp_path / "run", architecture="random_forest", device="cpu", progress=False)
+    network = load_model(model).info.network
+    assert (network.architecture, network.settings, network.checkpoint) == ("random_forest", {}, None)
+
+
+def test_head_factor_reaches_the_optimiser(configure, tmp_path):
+    for factor, moves in ((1e-9, False), (1.0, True)):
+        path = configure("deeplabv1", "slices", training={"head_factor": factor, "weight_decay": 0.0})
+        model = load_model(train(path, output=tmp_path / str(factor), device="cpu", progress=False))
+        torch.manual_seed(0)
+        fresh = build("deeplabv1", spatial_dims=2, in_channels=1, num_classes=3, **SMALL["deeplabv1"])
+        name = "backbone.blocks.0.0.conv.weight"
+        assert not torch.allclose(model.network.state_dict()[name], fresh.state_dict()[name], atol=1e-4)
+        assert torch.allclose(model.network.score.weight, fresh.score.weight, atol=1e-6) is not moves
+
+
+def test_convention_that_is_set_stays_whatever_the_checkpoint_s_layout_has(configure, tmp_path):
+    vgg16(tmp_path / "vgg16.pth")
+    given = {"order": "BGR", "scale": 1.0, "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    path = configure(
+        "deeplabv1",
+        "slices",
+        network={"checkpoint": "vgg16.pth"},
+        preparation={"intensity": {"kind": "window", "low": -1, "high": 5}, "convention": given},
+    )
+    model = load_model(train(path, output=tmp_path / "run", device="cpu", progress=False))
+    assert model.preparation.convention.model_dump(mode="json") == given

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.config import DataSettings, TrainConfig, validate
+from medseg.config import TrainConfig, validate
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.training.cases import find_cases, read_image, split
 from medseg.training.dataset import load_cases
+from medseg.training_settings import DataSettings
 from tests.phantoms import affine_of
 from tests.training.conftest import SHAPE, phantom, settings, write_nifti
 
@@ -182,3 +183,35 @@ def test_cases_keep_their_order_whatever_thread_is_first(decathlon, config):
     assert [case.name for case in prepared] == [f"case_{n}" for n in range(6)]
     assert seen == [(n, 6) for n in range(1, 7)]
     assert prepared[0].image.geometry.shape == SHAPE
+
+
+def test_cases_of_one_patient_are_never_parted(decathlon, tmp_path):
+    rows = [{"number": str(n), "patient": f"p{n // 2}"} for n in range(6)]
+    columns = {
+        "image": f"{decathlon.name}/imagesTr/case_{{number}}.nii.gz",
+        "label": f"{decathlon.name}/labelsTr/case_{{number}}.nii.gz",
+        "group": "{patient}",
+    }
+    cases = find_cases(csv_of(tmp_path / "cases.csv", rows), columns)
+    assert [case.group for case in cases] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+    kept_out = [split(cases, DataSettings(root=tmp_path, folds=3, fold=fold))[1] for fold in range(3)]
+    assert [[case.name for case in part] for part in kept_out] == [
+        ["case_0", "case_1"],
+        ["case_2", "case_3"],
+        ["case_4", "case_5"],
+    ]
+    train, named = split(cases, DataSettings(root=tmp_path, validation=("p1", "case_5")))
+    assert [case.name for case in named] == ["case_2", "case_3", "case_5"]
+    assert [case.name for case in train] == ["case_0", "case_1", "case_4"]
+
+
+def test_template_of_a_column_that_is_not_there_is_refused(tmp_path):
+    table = csv_of(tmp_path / "cases.csv", [{"number": "1"}])
+    with pytest.raises(ConfigError, match=r"data.columns.image is '\{slice\}.png', which \(number\) do not fill in"):
+        find_cases(table, {"image": "{slice}.png", "label": "{number}.png"})
+
+
+def test_values_of_label_files_can_stand_for_labels_or_background(decathlon, config):
+    settings = config.model_copy(update={"data": config.data.model_copy(update={"values": {1: 2, 2: 0}})})
+    plain, changed = (load_cases(find_cases(decathlon)[:1], one)[0].reference.array for one in (config, settings))
+    np.testing.assert_array_equal(changed, np.where(plain == 1, 2, 0))

@@ -16,6 +16,7 @@ from medseg.training.augmentation import IMAGE, LABEL
 from medseg.training.cases import find_cases
 from medseg.training.dataset import EpochSampler, PatchDataset, PreparedCase, load_cases
 from medseg.volume import Segmentation, Volume
+from tests.phantoms import ball
 from tests.training.conftest import settings
 
 STILL = {"spatial_probability": 0, "intensity_probability": 0}
@@ -126,3 +127,30 @@ def test_every_epoch_visits_every_index_once_in_its_own_order():
     assert sorted(first) == [(0, n) for n in range(50)]
     assert sorted(second) == [(1, n) for n in range(50)]
     assert [index for _, index in first] != [index for _, index in second]
+
+
+def test_zoom_makes_a_ball_larger_and_smaller_and_leaves_it_round():
+    geometry = Geometry((32, 32, 32), np.eye(4))
+    labels = 2 * ball(geometry, (16, 16, 16), 8).astype(np.uint8)
+    reference = Segmentation(labels, geometry, LabelSet.from_names({1: "a", 2: "b"}))
+    case = PreparedCase("ball", Volume(labels[None].astype(np.float32), geometry), reference, (np.array([[16] * 3]),))
+    still = {"intensity_probability": 0, "rotation_deg": 0, "scaling": 0, "translation_voxels": 0}
+    changes = still | {"spatial_probability": 1, "zoom": 0.5}
+    config = config_with({"size": [32] * 3}, patch=[32] * 3, augmentation=changes, foreground_share=1)
+    patches = PatchDataset([case], config)
+    lengths = []
+    for epoch in range(20):
+        found = np.argwhere(patches[epoch, 0][LABEL][0].numpy() == 2)
+        extents = found.max(axis=0) - found.min(axis=0)
+        assert np.ptp(extents) <= 1
+        lengths.append(int(extents[0]))
+    assert 16 / 1.5 - 2 <= min(lengths) < 14
+    assert 18 < max(lengths) <= 16 * 1.5 + 2
+
+
+def test_patches_may_hang_over_the_scan_s_border_by_their_share():
+    case = numbered_case((9, 9, 9), (4, 4, 4))
+    changes = {"patch": [6, 6, 6], "augmentation": STILL, "foreground_share": 0, "overhang": 0.5}
+    patches = PatchDataset([case], config_with({"size": [6, 6, 6], "padding_value": -5}, **changes))
+    beyond = [int((patches[epoch, 0][IMAGE][0] == -5).all(2).all(1).sum()) for epoch in range(60)]
+    assert set(beyond) == {0, 1, 2, 3}

@@ -15,15 +15,18 @@ import yaml
 from medseg.config import TrainConfig, load_config
 from medseg.errors import ConfigError
 from medseg.formats import read
+from medseg.geometry import Geometry
 from medseg.model import load_model
 from medseg.pipeline import segment
 from medseg.training import train
+from medseg.volume import Volume
 
 KILLED_IN_THE_THIRD_EPOCH = """
 import os, signal, sys
 from pathlib import Path
 import torch
 from medseg.training import train
+from medseg.volume import Volume
 from medseg.training.module import SegmentationModule
 
 step = SegmentationModule.training_step
@@ -68,7 +71,22 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_run_killed_in_an_epoch_and_resumed_ends_in_the_weights_of_an_uninterrupted_one(config_file, tmp_path):
+def synthetic(config_file: Path, decathlon: Path) -> None:
+    """Let a run make its images from the label maps instead of reading them."""
+    content = yaml.safe_load(config_file.read_text())
+    content["data"]["root"] = str(decathlon / "labelsTr")
+    content["preparation"] = {"spacing_mm": [1, 1, 1], "intensity": {"kind": "percentiles"}}
+    content["windows"] = {"size": [56, 56, 56]}
+    content["training"] |= {"workers": 1, "synthesis": {"contrasts": 1, "slice_mm": 2}}
+    config_file.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("images", ["read", "synthetic"])
+def test_run_killed_in_an_epoch_and_resumed_ends_in_the_weights_of_an_uninterrupted_one(
+    config_file, decathlon, tmp_path, images
+):
+    if images == "synthetic":
+        synthetic(config_file, decathlon)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     model = train(config_file, output=straight, device="cpu", progress=False)
 
@@ -111,7 +129,17 @@ def test_training_teaches_the_network_and_the_card_tells_what_prediction_gives(c
     dice = 2 * ((predicted == 2) & (reference == 2)).sum() / ((predicted == 2).sum() + (reference == 2).sum())
     assert figures["validation_dice_per_case"]["case_3"]["right"] == pytest.approx(dice, abs=1e-4)
 
+    assert 0 <= figures["expected_calibration_error"] < 0.5
+    assert figures["behaviour"]["a held-out scan, as it is"].startswith("mean Dice 0.")
+    assert len(figures["behaviour"]) == 6
+    assert model.info.seen is not None
+    assert model.info.doubts(volume) == ()
+    assert "has voxels of 9 × 9 × 9 mm" in " ".join(
+        model.info.doubts(Volume(volume.array, Geometry(volume.geometry.shape, np.diag([9.0, 9, 9, 1]))))
+    )
+
     card = (folder / "docs/README.md").read_text()
+    assert all(what in card for what in figures["behaviour"])
     assert "case_0, case_3" in card
     assert f"| right | {figures['validation_dice']['right']['mean']:.3f} ±" in card
     assert str(tmp_path) not in card
@@ -165,3 +193,14 @@ def test_resuming_a_finished_run_gives_the_same_model_again(config_file, tmp_pat
 def test_device_that_is_not_there_is_one_line(config_file, tmp_path):
     with pytest.raises(ConfigError, match="Device tpu: not available"):
         train(config_file, output=tmp_path / "run", device="tpu", progress=False)
+
+
+def test_words_of_the_card_may_change_in_a_run_that_goes_on(config_file, tmp_path):
+    train(config_file, output=tmp_path / "run", epochs=1, device="cpu", progress=False)
+    content = yaml.safe_load(config_file.read_text())
+    content["card"]["limits"] = "Balls, and nothing but balls."
+    content["accepts"] = {"by_name_only": True}
+    config_file.write_text(yaml.safe_dump(content))
+    folder = train(config_file, output=tmp_path / "run", epochs=1, resume=True, device="cpu", progress=False)
+    assert "nothing but balls" in (folder / "docs/README.md").read_text()
+    assert load_model(folder).info.accepts.by_name_only

@@ -6,22 +6,27 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.io import savemat
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from medseg.bundle import ModelInfo
 from medseg.cli import main
 from medseg.config import Accepts, ModelCard, NetworkSettings, Windows
+from medseg.convention import InputConvention
 from medseg.errors import InputError
 from medseg.geometry import Geometry
 from medseg.model import Model
 from medseg.networks import build
+from medseg.prepare import prepare
 from medseg.voc.dataset import CLASSES, LABELS, find_photos, read_labels, read_photo
-from medseg.voc.evaluator import PREPARATION, evaluate_photos, segment_photo
-from medseg.voc.weights import Normalised, voc_model
-from medseg.volume import Segmentation
+from medseg.voc.evaluator import evaluate_photos, segment_photo
+from medseg.voc.weights import CONVENTIONS, preparation_of, voc_model
+from medseg.volume import Segmentation, Volume
+from tests.networks.test_checkpoints import FILES, random_state
 
 SMALL = "channels=[2, 4]"
+PLAIN = preparation_of(InputConvention(order="RGB", scale=1 / 255, mean=(0, 0, 0)))
 
 
 def voc_colours() -> list[int]:
@@ -104,6 +109,21 @@ def test_lists_of_the_augmented_set_are_read_in_both_forms(voc_root):
     assert all(read_labels(photo).array.shape[:2] == read_photo(photo).array.shape[1:3] for photo in photos)
 
 
+def test_sbd_as_it_is_published_is_read(tmp_path):
+    for folder in ("img", "cls"):
+        (tmp_path / folder).mkdir()
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "img" / "2008_000002.jpg")
+    kind = [("Boundaries", object), ("Segmentation", object)]
+    savemat(tmp_path / "cls" / "2008_000002.mat", {"GTcls": np.array([(labels, labels)], dtype=kind)})
+    (tmp_path / "train.txt").write_text("2008_000002\n")
+    (photo,) = find_photos(tmp_path, "train")
+    np.testing.assert_array_equal(read_labels(photo).array[..., 0], labels)
+    photo.labels.write_bytes(b"torn")
+    with pytest.raises(InputError, match="SBD"):
+        read_labels(photo)
+
+
 def test_palette_files_give_class_numbers_and_not_colours(voc_root):
     labels = read_labels(find_photos(voc_root, "val")[0]).array
     assert set(np.unique(labels)) == {*range(21), 255}
@@ -153,7 +173,7 @@ def tiny_model(network: nn.Module) -> Model:
         card=ModelCard(name="test", **about),
         labels=LABELS,
         accepts=Accepts(dimensions=2),
-        preparation=PREPARATION,
+        preparation=PLAIN,
         network=NetworkSettings(architecture="unet", spatial_dims=2, in_channels=3),
         windows=windows,
         sha256="",
@@ -163,10 +183,33 @@ def tiny_model(network: nn.Module) -> Model:
 
 @pytest.mark.parametrize(("convention", "expected"), [("rgb", (1 - 0.485) / 0.229), ("bgr", 0 - 104.00699)])
 def test_network_sees_a_photo_as_its_weights_were_trained(convention, expected):
-    red = torch.zeros(1, 3, 2, 2)
-    red[:, 0] = 1
-    seen = Normalised(nn.Identity(), convention)(red)
+    red = np.zeros((3, 2, 2, 1), dtype=np.uint8)
+    red[0] = 255
+    photo = Volume(red, Geometry((2, 2, 1), np.eye(4)))
+    seen = prepare(photo, preparation_of(CONVENTIONS[convention])).array
     assert seen[0, 0, 0, 0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layout", "order"), [("torchvision DeepLab v3", "RGB"), ("deeplab-pytorch DeepLab v2", "BGR")]
+)
+def test_public_file_brings_its_convention_and_settings(shared_data, voc_root, tmp_path, layout, order):
+    name, architecture, _, _, _ = FILES[layout]
+    torch.save(random_state(name), tmp_path / "public.pth")
+    model, findings = voc_model(architecture, tmp_path / "public.pth", None, {"width": 1 / 16})
+    assert findings == ()
+    assert model.preparation.convention.order == order
+    segmentation = segment_photo(read_photo(find_photos(voc_root, "val")[0]), model)
+    assert segmentation.array.shape == (20, 31, 1)
+    other, _ = voc_model(architecture, tmp_path / "public.pth", "bgr", {"width": 1 / 16})
+    assert other.preparation.convention == CONVENTIONS["bgr"]
+
+
+def test_file_that_does_not_tell_its_convention_is_doubted(tmp_path):
+    state = build("unet", spatial_dims=2, in_channels=3, num_classes=21, channels=[2, 4]).state_dict()
+    save_file(state, tmp_path / "plain.safetensors")
+    _, findings = voc_model("unet", tmp_path / "plain.safetensors", None, {"channels": [2, 4]})
+    assert [finding.code for finding in findings] == ["convention-uncertain"]
 
 
 def evaluated(voc_root, weights, *words):
@@ -188,7 +231,7 @@ def test_command_measures_weights_from_a_file_and_prints_every_class(voc_root, t
     content = json.loads(result.stdout)
     assert content["photos"] == 4
     assert len(content["class_iou"]) == 21
-    model = voc_model("unet", path, "rgb", {"channels": [2, 4]})
+    model, _ = voc_model("unet", path, "rgb", {"channels": [2, 4]})
     by_hand = evaluate_photos(find_photos(voc_root, "val"), lambda photo: segment_photo(photo, model))
     assert content["mean_iou"] == by_hand.mean_iou
     text = evaluated(voc_root, path, "--multi-scale", "--flip", "--crf")
@@ -205,8 +248,9 @@ def test_command_measures_weights_from_a_file_and_prints_every_class(voc_root, t
     ],
 )
 def test_wrong_options_are_one_line(voc_root, tmp_path, words, code, part):
-    (tmp_path / "weights.pth").write_bytes(b"torn")
-    result = evaluated(voc_root, tmp_path / "weights.pth", *words)
+    state = build("unet", spatial_dims=2, in_channels=3, num_classes=21, channels=[2, 4]).state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    result = evaluated(voc_root, tmp_path / "weights.safetensors", *words)
     assert result.exit_code == code
     assert part in result.stderr
 
@@ -214,9 +258,9 @@ def test_wrong_options_are_one_line(voc_root, tmp_path, words, code, part):
 def test_weights_that_do_not_fit_and_files_that_are_none_are_refused(voc_root, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     (tmp_path / "torn.pth").write_bytes(b"torn")
-    for name in ("other.safetensors", "torn.pth", "missing.pth"):
+    for name, code in (("other.safetensors", 2), ("torn.pth", 3), ("missing.pth", 3)):
         result = evaluated(voc_root, tmp_path / name)
-        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1)
         assert name in result.stderr
 
 

@@ -1,0 +1,100 @@
+"""What Prefect's UI shows of a study: labels and volumes, a preview, and where the files lie."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from PIL import Image
+from prefect import task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+import medseg
+from flows.exchange import PLAIN
+from medseg.ledger import RECORD, Record, read_record
+from medseg.publish import PREVIEW, STATISTICS
+
+_PIXELS = (480, 480)  # of the preview at most: Prefect's database keeps one of every run
+
+
+@dataclass(frozen=True)
+class Done:
+    """A scan that has a result.
+
+    Attributes:
+        number: In the study, from 1.
+        folder: Of the record.
+        mask: The label file.
+    """
+
+    number: int
+    folder: Path
+    mask: Path
+
+
+@task(name="report", task_run_name="report", **PLAIN)
+def report(done: list[Done], passed_over: list[str], reference: Path | None) -> None:
+    """Show labels, volumes and, with a reference, Dice; a preview; links to all files, and what is doubtful."""
+    rows = [row for one in done for row in _rows(one, reference)]
+    create_table_artifact(key="labels", table=rows, description="Labels and volumes")
+    lines = [line for one in done for line in _lines(one)]
+    lines += [f"- passed over: {reason}" for reason in passed_over]
+    create_markdown_artifact(key="files", markdown="\n".join(lines), description="Masks, reports and records")
+    for one in done:
+        if (one.folder / PREVIEW).is_file():
+            picture = thumbnail(one.folder / PREVIEW)
+            create_image_artifact(picture, key="preview", description=f"Scan {one.number}: three slices with contours")
+
+
+def progress_bar(description: str) -> Callable[[int, int], None]:
+    """Show a bar; gives what moves it, called with (done, in all)."""
+    # Within a flow that is no coroutine Prefect answers at once, which its types do not say.
+    bar = cast("UUID", create_progress_artifact(0.0, key="progress", description=description))
+    return lambda done, total: cast("None", update_progress_artifact(bar, 100.0 * done / total))
+
+
+def thumbnail(picture: Path) -> str:
+    """A small copy of a picture as a data URL, since a browser that shows Prefect's page opens no local file."""
+    buffer = io.BytesIO()
+    with Image.open(picture) as image:
+        image.thumbnail(_PIXELS)
+        image.convert("RGB").save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _rows(one: Done, reference: Path | None) -> Iterator[dict[str, Any]]:
+    scores = _dice(reference, one.mask) if reference else {}
+    path = one.folder / STATISTICS
+    for label in json.loads(path.read_text(encoding="utf-8"))["labels"] if path.is_file() else []:
+        row = {"scan": one.number, "label": label["name"], "volume_ml": label["volume_ml"]}
+        yield row | ({"dice": scores.get(label["name"])} if reference else {})
+
+
+def _dice(reference: Path, mask: Path) -> dict[str, float | None]:
+    content = json.loads(medseg.evaluate(reference, mask).to_json())
+    return {row["name"]: row["dice"] for row in content["labels"]}
+
+
+def _lines(one: Done) -> Iterator[str]:
+    record = read_record(one.folder)
+    assert record is not None  # written when the scan was done
+    for file in (one.folder / RECORD, *_outputs(one.folder, record)):
+        yield f"- scan {one.number}: [{file.name}]({file.resolve().as_uri()})"
+    for finding in record.findings:
+        yield f"  - {finding.message}"
+
+
+def _outputs(folder: Path, record: Record) -> Iterator[Path]:
+    return (folder / output.name for output in record.outputs)

@@ -1,0 +1,160 @@
+"""What is left of a batch when processes are killed in the middle of it, and when several do it at once.
+
+python -m tests.benchmarks.durability [-n STUDIES] [SCENARIO ...]
+
+A run of `reprocess-studies` is killed as `kill -9` does when a third of its studies have been started; what was killed
+is started again, and the run is submitted once more. Prints a table of Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from medseg.cases import plan_tree
+from medseg.config import PredictConfig
+from medseg.inputs import find_inputs
+from medseg.ledger import RECORD, read_record
+from medseg.triage import Action, Triage
+from tests.flows.installation import ENDED, Installation
+from tests.tiny import files_below, phantom, save_scan, save_tiny_model
+
+RUN_S = 280
+DEPLOY = "prefect --no-prompt deploy --all --prefect-file tests/flows/counted.yaml"
+BATCH = "from tests.flows import counted; from medseg.cli import main; main()"  # `medseg batch`, with starts counted
+
+Kill = Callable[[Installation], None]
+
+
+def flow_process(one: Installation) -> None:
+    one.kill_flows()
+
+
+def worker(one: Installation) -> None:
+    one.kill("worker")
+
+
+def server(one: Installation) -> None:
+    one.kill("server")
+
+
+def all_three(one: Installation) -> None:
+    for kill in (server, worker, flow_process):
+        kill(one)
+
+
+KILLED: dict[str, Kill] = {"flow": flow_process, "worker": worker, "server": server, "all": all_three}
+
+
+class Bench:
+    """An installation of Prefect and a folder of studies, each of which is told by its brightest voxel."""
+
+    def __init__(self, one: Installation, studies: int) -> None:
+        self.one, self.studies = one, studies
+        self.scans = one.folder / "in"
+        self.starts = Path(one.env["MEDSEG_TEST_STARTS"])
+        save_tiny_model(one.folder / "tiny")
+        self.settings = PredictConfig(model=str(one.folder / "tiny"), device="cpu", preview=False)
+        for number in range(studies):
+            save_scan(self.scans / f"{number:03d}.nii.gz", phantom() + number)
+        self.number = 0
+
+    def fresh(self) -> None:
+        self.number += 1
+        self.out = self.one.folder / f"out{self.number}"
+        self.starts.write_bytes(b"")
+
+    def submit(self) -> str:
+        request = {"root": str(self.scans), "output": str(self.out), "settings": self.settings.model_dump()}
+        return self.one.run("reprocess-studies/counted", **request)
+
+    def started(self) -> list[str]:
+        return [line.split()[1] for line in self.starts.read_text().splitlines()]
+
+    def killed(self, name: str) -> str:
+        """A row: a run in which something was killed, and the one after it."""
+        self.fresh()
+        first = self.submit()
+        self.one.wait(lambda: len(self.started()) >= self.studies // 3, RUN_S, self.one.log("worker"))
+        KILLED[name](self.one)
+        before = len(self.started())
+        if "server" not in self.one.processes:
+            self.one.start_server()
+        if "worker" not in self.one.processes:
+            self.one.start_worker()
+        second = self.submit()
+        assert self.one.ended(second, RUN_S) == "COMPLETED", self.one.log("worker")
+        self.one.wait(lambda: not self.one.flow_processes(), RUN_S, "the processes of flows to end")
+        state = self.one.state(first).lower()
+        if state == "running":  # nobody is left to say that it ended; the automation of flows.heartbeats does
+            began = time.monotonic()
+            self.one.wait(lambda: self.one.state(first) == "CRASHED", RUN_S, "the automation")
+            state = f"running, {time.monotonic() - began:.0f} s later crashed"
+        return self.row(f"kill -9 of {name.replace('all', 'flow, worker and server')} after {before} starts", state)
+
+    def at_once(self, workers: int) -> str:
+        """A row: as many runs as workers, all over the same folder."""
+        self.fresh()
+        names = [f"worker{number}" for number in range(1, workers)]
+        for name in names:
+            self.one.start_worker(name)
+        runs = [self.submit() for _ in range(workers)]
+        self.one.wait(lambda: all(self.one.state(run) in ENDED for run in runs), RUN_S, self.one.log("worker"))
+        for name in names:
+            self.one.kill(name)
+        states = Counter(self.one.state(run).lower() for run in runs)
+        return self.row(f"{workers} workers at once", ", ".join(f"{count} {state}" for state, count in states.items()))
+
+    def batches(self, count: int) -> str:
+        """A row: `medseg batch` several times at once."""
+        self.fresh()
+        words = [sys.executable, "-c", BATCH, "batch", str(self.scans), str(self.out), "--no-preview", "--quiet"]
+        words += ["--model", str(self.one.folder / "tiny"), "--device", "cpu"]
+        processes = [subprocess.Popen(words, env=self.one.env) for _ in range(count)]
+        codes = sorted(process.wait(RUN_S) for process in processes)
+        return self.row(f"{count} × medseg batch at once", f"exit codes {', '.join(map(str, codes))}")
+
+    def row(self, what: str, state: str) -> str:
+        cases = plan_tree(find_inputs([str(self.scans)], apart=False), self.scans, self.out)
+        whole = sum(one.action is Action.SKIP for one in Triage(self.settings, verify=True).judge(cases))
+        recorded = sum(read_record(path.parent) is not None for path in self.out.rglob(RECORD))
+        parts = sum(".part" in name or name.endswith(".lock") for name in files_below(self.out))
+        starts = Counter(self.started())
+        twice = sum(count - 1 for count in starts.values())
+        cells = (what, state, f"{whole} of {self.studies}", recorded, f"{sum(starts.values())} ({twice})", parts)
+        return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", type=int, default=50, help="studies")
+    scenarios = [*KILLED, "workers", "batches"]
+    parser.add_argument("scenarios", nargs="*", choices=[*scenarios, []], default=scenarios)
+    wanted = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        env = {"MEDSEG_TEST_STARTS": f"{name}/starts", "MEDSEG_TEST_SECONDS": "0.1"}
+        with Installation(Path(name), PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30", **env) as one:
+            bench = Bench(one, wanted.n)
+            if {*KILLED, "workers"} & {*wanted.scenarios}:
+                one.start_server()
+                one.do("prefect work-pool create medseg-cpu --type process")
+                one.do(DEPLOY)
+                one.do("python -m flows.heartbeats")
+                one.start_worker()
+            print("| what happened | first run in Prefect | whole | records | starts (again) | partial files |")
+            print("|---|---|---|---|---|---|", flush=True)
+            for scenario in wanted.scenarios:
+                began = time.monotonic()
+                done = {"batches": lambda: bench.batches(2), "workers": lambda: bench.at_once(4)}
+                print(done.get(scenario, lambda kill=scenario: bench.killed(kill))(), flush=True)
+                print(f"{scenario}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
