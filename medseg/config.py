@@ -170,7 +170,11 @@ class ModelCard(Settings):
 
 
 class TrainConfig(Settings):
-    """One YAML in configs/train: one complete training run."""
+    """One YAML in configs/train: one complete training run.
+
+    Attributes:
+        half_weights: Store the weights in 16 bits; the card's figures are then those of the stored ones.
+    """
 
     card: ModelCard
     data: DataSettings
@@ -180,6 +184,7 @@ class TrainConfig(Settings):
     network: NetworkSettings
     windows: Windows
     training: TrainingSettings
+    half_weights: bool = False
 
     @model_validator(mode="after")
     def _dimensions_agree(self) -> TrainConfig:

@@ -124,6 +124,8 @@ def save_model(
     for path in (WEIGHTS, CARD):
         (part / path).parent.mkdir(parents=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    if config.half_weights:  # loading brings them back to 32 bits
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     save_file(state, part / WEIGHTS)
     info = ModelInfo(
         card=config.card,

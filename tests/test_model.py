@@ -188,3 +188,17 @@ def test_names_of_shipped_models_are_the_names_of_their_folders():
         assert read_info(folder).name == name
         assert isinstance(read_info(folder).accepts, Accepts)
         assert isinstance(read_info(folder).labels, LabelSet)
+
+
+def test_half_weights_take_half_the_space_and_come_back_in_32_bits(tmp_path):
+    torch.manual_seed(0)
+    network = build_network(tiny_config())
+    sizes = []
+    for half in (False, True):
+        folder = tmp_path / f"half {half}"
+        save_model(folder, network, tiny_config(half_weights=half), card="# Tiny", licence="", metrics={})
+        sizes.append(sum(value.nbytes for value in load_file(folder / WEIGHTS).values()))
+        for name, value in load_model(folder).network.state_dict().items():
+            assert value.dtype == torch.float32
+            torch.testing.assert_close(value, network.state_dict()[name], rtol=1e-3 if half else 0, atol=1e-6)
+    assert sizes[1] * 2 == sizes[0]

@@ -147,6 +147,10 @@ def test_scan_on_another_grid_gives_the_same_structure_in_world_space(model, sca
     assert min(dice_of(carried(scan, model, other), found, model.labels).values()) >= 0.97
 
 
+def test_all_weights_together_fit_into_a_wheel_of_40_megabytes():
+    assert sum((folder / WEIGHTS).stat().st_size for folder in shipped_models().values()) <= 40e6
+
+
 def test_metadata_is_plain_json():
     for folder in shipped_models().values():
         json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))

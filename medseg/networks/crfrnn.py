@@ -31,6 +31,7 @@ class CRFRNN(FCN8s):
         network: Settings of `FCN32s`.
 
     Parameters at 2 classes: 134.3 M in 2D (at 21: 134.5 M) and 14.9 M in 3D.
+    Receptive field: the whole image, by the mean field.
 
     Raises:
         ValueError: If a setting is unknown or out of range.

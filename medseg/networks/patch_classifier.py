@@ -38,6 +38,7 @@ class PatchClassifier(nn.Module):
         patch: Voxels an axis of the patch that a voxel's logits depend on: 95 in 2D, 47 in 3D by default.
 
     Parameters at 2 classes and 1 channel: 0.22 M in 2D and 0.70 M in 3D.
+    Receptive field: the patch.
 
     Raises:
         ValueError: If a setting is out of range, or no poolings multiply to `output_stride`.

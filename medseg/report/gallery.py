@@ -83,9 +83,12 @@ def draw(name: str, scan: Volume | None, reference: Segmentation, predictions: S
 def agreement(reference: Segmentation, prediction: Segmentation) -> Segmentation:
     """Where two label arrays agree and how they differ, as labels of `AGREEMENT`."""
     ours, theirs = reference.array > 0, prediction.array > 0
-    agree = reference.array == prediction.array
-    kinds = np.select([ours & agree, ours & ~theirs, theirs & ~ours, ours & theirs], (1, 2, 3, 4), 0)
-    return Segmentation(kinds.astype(np.uint8), reference.geometry, AGREEMENT)
+    kinds = np.zeros(ours.shape, dtype=np.uint8)
+    kinds[ours & theirs] = 4
+    kinds[ours & (reference.array == prediction.array)] = 1
+    kinds[ours & ~theirs] = 2
+    kinds[theirs & ~ours] = 3
+    return Segmentation(kinds, reference.geometry, AGREEMENT)
 
 
 def scan_on(volume: Volume, reference: Segmentation) -> tuple[Volume | None, tuple[Finding, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,6 +93,19 @@ class SegmentationModule(pl.LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm; a step whose gradients are not finite is left out, or it would ruin the weights for good."""
+        assert gradient_clip_val is not None
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+        if not torch.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+            print(f"note: step {self.global_step + 1} is left out: its gradients are not finite", file=sys.stderr)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Patches move to the device as a whole; of a validation case `predict` moves one window after another."""

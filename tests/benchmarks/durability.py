@@ -91,11 +91,12 @@ class Bench:
         second = self.submit()
         assert self.one.ended(second, RUN_S) == "COMPLETED", self.one.log("worker")
         self.one.wait(lambda: not self.one.flow_processes(), RUN_S, "the processes of flows to end")
-        state = self.one.state(first).lower()
-        if state == "running":  # nobody is left to say that it ended; the automation of flows.heartbeats does
-            began = time.monotonic()
-            self.one.wait(lambda: self.one.state(first) == "CRASHED", RUN_S, "the automation")
-            state = f"running, {time.monotonic() - began:.0f} s later crashed"
+        began = time.monotonic()
+        # Where nobody is left to say that it ended, the automation of flows.heartbeats does.
+        self.one.wait(lambda: self.one.state(first) in ENDED, RUN_S, "the first run to end")
+        waited = time.monotonic() - began
+        state = self.one.api("GET", f"/flow_runs/{first}")["state"]
+        state = f"{state['type'].lower()} ({state['message'] or 'no message'}; {waited:.0f} s later)"
         return self.row(f"kill -9 of {name.replace('all', 'flow, worker and server')} after {before} starts", state)
 
     def at_once(self, workers: int) -> str:

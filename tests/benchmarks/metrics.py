@@ -23,7 +23,8 @@ from medseg.metrics import METRICS, Comparison, confusion, measure
 SHAPE, LABELS, SPACING_MM = (512, 512, 300), 25, (0.8, 0.8, 1.5)
 OVERLAP_LIMIT_S, SURFACE_FACTOR = 1.0, 10.0
 SURFACE = ("hausdorff_mm", "hausdorff95_mm", "assd_mm", "surface_dice")
-OVERLAP = ("dice", "iou", "sensitivity", "specificity", "precision", "mean_iou", "pixel_accuracy")
+OF_MASKS = ("centreline_dice", "lesion_f1")
+OVERLAP = tuple(metric.name for metric in METRICS if metric.name not in (*SURFACE, *OF_MASKS))
 
 
 def phantom() -> tuple[np.ndarray, np.ndarray]:

@@ -71,9 +71,16 @@ class TestArchitecture:
         other = torch.randn_like(x)  # what depends on values must not have been frozen
         torch.testing.assert_close(exported.module()(other), network(other), rtol=1e-4, atol=1e-5)
 
-    def test_documents_paper_and_parameters(self, name, spatial_dims):
+    def test_documents_parameters_and_receptive_field(self, name, spatial_dims):
         builder = next(a for a in ARCHITECTURES if a.name == name).builder
-        assert "Parameters at" in builder.__doc__
+        text = " ".join(builder.__doc__.split())
+        counts = text[text.index("Parameters at") :].split("Receptive field")[0]
+        assert "Receptive field" in text
+        channels = 1 if "1 channel" in counts else 3
+        with torch.device("meta"):
+            network = build(name, spatial_dims=spatial_dims, in_channels=channels, num_classes=2)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        assert any(form in counts for form in (f"{count:,}", f"{count / 1e6:.1f} M", f"{count / 1e6:.2f} M"))
 
 
 def test_names_occur_once():

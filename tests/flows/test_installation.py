@@ -22,7 +22,7 @@ from tests.tiny import files_below, phantom, save_scan, save_tiny_model  # noqa:
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCAN = sorted((ROOT / "tests" / "data" / "hippocampus").glob("imagesTr/*.nii.gz"))[0]
 STUDIES = 5
-RUN_S = 300
+RUN_S = 600
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,15 @@ import pytest
 import SimpleITK
 import torch
 from monai.losses.cldice import soft_skel
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import (
+    compute_average_surface_distance,
+    compute_confusion_matrix_metric,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+    compute_surface_dice,
+    get_confusion_matrix,
+)
 from scipy.ndimage import gaussian_filter
 
 from medseg.metrics import METRICS, Comparison, average_distance, hausdorff, measure, skeleton
@@ -108,6 +116,19 @@ def test_overlap_is_that_of_simpleitk(case):
         assert 2 * (prediction_voxels - reference_voxels) / (prediction_voxels + reference_voxels) == pytest.approx(
             volumes
         )
+
+
+def test_overlap_is_that_of_monai(case):
+    reference, prediction, _ = case
+    y_pred, y = one_hot(prediction), one_hot(reference)
+    dice, iou, sensitivity, specificity, precision = ours(
+        case, "dice", "iou", "sensitivity", "specificity", "precision"
+    )
+    np.testing.assert_allclose(dice, compute_dice(y_pred, y, include_background=False)[0], rtol=1e-6)
+    np.testing.assert_allclose(iou, compute_iou(y_pred, y, include_background=False)[0], rtol=1e-6)
+    counts = get_confusion_matrix(y_pred.float(), y.float(), include_background=False)  # MONAI adds the masks
+    for name, found in (("sensitivity", sensitivity), ("specificity", specificity), ("precision", precision)):
+        np.testing.assert_allclose(found, compute_confusion_matrix_metric(name, counts)[0], rtol=1e-6)
 
 
 def test_skeleton_is_monais_soft_skeleton_of_a_binary_mask(case):

@@ -146,7 +146,7 @@ def test_series_that_cannot_be_segmented_is_tried_once(tmp_path, error, outcome)
 def test_bug_is_told_by_kind_and_place_and_not_by_its_text(tmp_path):
     bench = Bench(tmp_path, FakePacs())
 
-    def load(*_):
+    def load(*_, **__):
         raise ValueError(f"bad value of {PATIENT}")
 
     bench.predictor._segment = load

@@ -9,12 +9,14 @@ import pytest
 import torch
 import yaml
 
+from medseg.config import TrainConfig, load_config
 from medseg.errors import ConfigError
 from medseg.formats import read
 from medseg.model import load_model
 from medseg.networks import ARCHITECTURES, build
 from medseg.pipeline import segment
 from medseg.training import train
+from medseg.training.module import SegmentationModule
 from tests.networks.small import SMALL
 
 FORMS = {
@@ -173,3 +175,23 @@ def test_convention_that_is_set_stays_whatever_the_checkpoint_s_layout_has(confi
     )
     model = load_model(train(path, output=tmp_path / "run", device="cpu", progress=False))
     assert model.preparation.convention.model_dump(mode="json") == given
+
+
+def test_step_whose_gradients_overflow_leaves_the_weights_alone_and_says_so(configure, capsys):
+    module = SegmentationModule(load_config(configure("unet", "3D"), TrainConfig), torch.nn.Linear(2, 1))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1.0)
+    before = module.network.weight.detach().clone()
+    for factor, moves in ((float("inf"), False), (1.0, True)):
+        (module.network(torch.ones(1, 2)) * factor).sum().backward()
+        module.configure_gradient_clipping(optimizer, 12.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert module.network.weight.isfinite().all()
+        assert torch.equal(module.network.weight, before) is not moves
+    assert capsys.readouterr().err.count("gradients are not finite") == 1
+
+
+def test_mean_field_trains_in_bfloat16(configure, tmp_path):
+    path = configure("crfrnn", "slices", training={"precision": "bfloat16"})
+    model = load_model(train(path, output=tmp_path / "run", device="cpu", progress=False))
+    assert all(tensor.isfinite().all() for tensor in model.network.state_dict().values())

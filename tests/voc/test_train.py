@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medseg.cli import main
+from medseg.config import load_config
 from medseg.errors import ConfigError
 from medseg.networks import build
 from medseg.voc.dataset import find_photos
@@ -190,3 +193,17 @@ def test_weights_that_training_writes_are_those_that_evaluation_takes(root, tmp_
 def test_whole_photos_in_batches_are_refused(root, tmp_path):
     with pytest.raises(ConfigError, match="crop 0"):
         train_voc(schedule(crop=0), root, tmp_path)
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "voc").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_schedule_of_a_paper_fits_its_network(path):
+    chosen = load_config(path, VocSchedule)
+    with torch.device("meta"):
+        network = build(chosen.architecture, spatial_dims=2, in_channels=3, num_classes=21, **chosen.settings)
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert any(map(chosen.is_head, names))
+    assert all(any(name.startswith(prefix) for name in names) for prefix in chosen.head)
+    assert "arXiv" in chosen.paper
