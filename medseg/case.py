@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +57,9 @@ class Predictor:
         device: As torch calls it.
         frame: Which volume of a file that holds several.
         options: How the scans were looked for, which can change what is read.
+
+    Attributes:
+        following: What will be done after the present case, if known: its scan is read meanwhile.
     """
 
     def __init__(
@@ -75,7 +79,10 @@ class Predictor:
             _ = self._named.components  # a label that the model lacks is an error before any scan is read
         if settings.crf and settings.crf != "auto":
             crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
+        self.following: Case | None = None
         self._models: dict[Path, Model] = {}
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._ahead: tuple[Case, Future[Volume]] | None = None
 
     @property
     def channels(self) -> int:
@@ -83,7 +90,13 @@ class Predictor:
         return self._named.info.network.in_channels if self._named else 1
 
     def run(
-        self, case: Case, *, progress: Progress, skip_done: bool = False, wait: bool = True, smaller: bool = False
+        self,
+        case: Case,
+        *,
+        progress: Progress,
+        skip_done: bool = False,
+        wait: bool = True,
+        smaller: bool = False,
     ) -> Result | None:
         """Do a case; its outputs appear together, the mask and the record last, or not at all.
 
@@ -116,7 +129,7 @@ class Predictor:
             state = status(folder, identity)
             if state is Status.DONE and skip_done:
                 return Result(case, state, folder)
-            volume, segmentation = self._segment(case.input, choice, stages, progress, smaller=smaller)
+            volume, segmentation = self._segment(case, choice, stages, progress, smaller=smaller)
 
             def record(outputs: tuple[Output, ...], findings: tuple[Finding, ...]) -> Record:
                 stages.lap("write")
@@ -150,11 +163,19 @@ class Predictor:
             return Result(case, state, folder, made)
 
     def _segment(
-        self, scan: Input, choice: Choice, stages: Stages, progress: Progress, *, smaller: bool
+        self,
+        case: Case,
+        choice: Choice,
+        stages: Stages,
+        progress: Progress,
+        *,
+        smaller: bool,
     ) -> tuple[Volume, Segmentation]:
         info = choice.info
-        volume = read_input(scan, channels=info.network.in_channels, frame=self.frame)
+        volume = self._read(case, choice)
         stages.lap("read")
+        if self.following is not None:
+            self._read_ahead(self.following)
         if choice.folder not in self._models:
             self._models[choice.folder] = load_model(choice.folder)
         stages.lap("load")
@@ -186,6 +207,22 @@ class Predictor:
             findings.append(Finding("nothing-found", "None of the labels was found in the scan."))
         return volume, replace(segmentation, findings=tuple(dict.fromkeys(findings)))
 
+    def _read(self, case: Case, choice: Choice) -> Volume:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is case:
+            return ahead[1].result()
+        return read_input(case.input, channels=choice.info.network.in_channels, frame=self.frame)
+
+    def _read_ahead(self, case: Case) -> None:
+        """Read a case's scan while another one is segmented; what is wrong with it shows when its turn comes."""
+
+        def read() -> Volume:
+            choice = self._named or fitting(case.input, self.settings)
+            return read_input(case.input, channels=choice.info.network.in_channels, frame=self.frame)
+
+        if case.input.problem is None:
+            self._ahead = case, self._reader.submit(read)
+
 
 def run_cases(
     cases: Sequence[Case], predictor: Predictor, *, progress: Callable[[Case], Progress], skip_done: bool = False
@@ -205,6 +242,8 @@ def run_cases(
     while waiting:
         case, wait = waiting.popleft()
         try:
+            # The next one may be done already, where these are skipped; then reading it would be for nothing.
+            predictor.following = waiting[0][0] if waiting and not skip_done else None
             result = predictor.run(case, progress=progress(case), skip_done=skip_done, wait=wait)
         except Exception as error:  # whatever is wrong with this case, the next one may be sound
             mendable = error if isinstance(error, MedsegError) else resource_error(error)

@@ -14,6 +14,7 @@ from medseg import __version__
 from medseg.cli_batch import batch
 from medseg.cli_evaluate import evaluate
 from medseg.cli_formats import convert, inspect
+from medseg.cli_plan import plan
 from medseg.cli_voc import voc
 from medseg.errors import BatchError, MedsegError
 from medseg.options import FILE, prediction_options, prediction_settings, scan_options, silence_libraries
@@ -210,7 +211,7 @@ def models(architectures: bool, as_json: bool) -> None:
     click.echo(json.dumps(content) if as_json else as_text(content))
 
 
-for _command in (batch, evaluate, convert, inspect, voc, pacs):
+for _command in (batch, evaluate, plan, convert, inspect, voc, pacs):
     main.add_command(_command)
-for _command in (evaluate, convert, inspect, voc, *voc.commands.values()):
+for _command in (evaluate, plan, convert, inspect, voc, *voc.commands.values()):
     _command.epilog = EXIT_CODES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ import torch
 from medseg.errors import GeometryError, ModelError
 from medseg.formats import RESAMPLED, needs_grid, read_segmentation
 from medseg.geometry import Geometry
-from medseg.inference import Progress, predict, resample, silent
+from medseg.inference import Progress, export, features, highest, resample, silent
 from medseg.labels import LabelSet
 from medseg.model import Model
 from medseg.prepare import prepare, prepare_labels
 from medseg.report import Measuring, Report, mapped, reoriented
 from medseg.study import Finding
-from medseg.volume import Segmentation, Slab, Volume
+from medseg.volume import LabelSlab, Segmentation, Slab, Volume
 
 Refiner: TypeAlias = Callable[[Iterator[Slab], Volume], Iterator[Slab]]
 
@@ -54,8 +54,11 @@ def segment(
     if found != wanted:
         raise ModelError(f"Scan has {found} channels, {model.info.name} takes {wanted}; choose another --model.")
     prepared = prepare(volume, model.preparation)
-    slabs = predict(prepared, model.network, model.windows, device=device, progress=progress)
-    slabs = resample(slabs, prepared.geometry, to=volume.geometry, interpolation=model.windows.interpolation)
+    slabs = features(prepared, model.network, model.windows, device=device, progress=progress)
+    onto: dict[str, Any] = {"to": volume.geometry, "interpolation": model.windows.interpolation}
+    if not refiners:
+        return assemble(export(slabs, prepared.geometry, **onto), model.labels, volume.geometry, volume.findings)
+    slabs = resample(slabs, prepared.geometry, **onto)
     for refine in refiners:
         slabs = refine(slabs, volume)
     return label(slabs, model.labels, volume.geometry, volume.findings)
@@ -72,12 +75,26 @@ def label(
         geometry: The scan's own.
         findings: Doubts that the segmentation inherits from its scan.
     """
-    array = np.zeros(geometry.shape, dtype=labels.dtype)
-    index_of_channel = np.array((0, *labels.indices), dtype=labels.dtype)
+    return assemble(highest(slabs), labels, geometry, findings)
+
+
+def assemble(
+    slabs: Iterable[LabelSlab], labels: LabelSet, geometry: Geometry, findings: tuple[Finding, ...] = ()
+) -> Segmentation:
+    """Put planes of classes together to labels.
+
+    Args:
+        slabs: Complete planes on the grid of `geometry`; planes that no slab brings are background.
+        labels: Class 0 is background, class n the nth label of the set.
+        geometry: The scan's own.
+        findings: Doubts that the segmentation inherits from its scan.
+    """
+    array = np.zeros(geometry.shape, dtype=labels.dtype, order="F")  # as files hold it
+    index_of_class = np.array((0, *labels.indices), dtype=labels.dtype)
     for slab in slabs:
         planes = [slice(None)] * 3
         planes[slab.axis] = slice(slab.start, slab.stop)
-        array[tuple(planes)] = index_of_channel[slab.scores.argmax(dim=0).cpu().numpy()]
+        array[tuple(planes)] = index_of_class[slab.classes]
     return Segmentation(array, geometry, labels, findings)
 
 

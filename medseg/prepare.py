@@ -1,7 +1,7 @@
 """From a scan as it was read to a scan as a model wants it: MONAI transforms from one description.
 
 Training, prediction and the bundle's `configs/inference.json` all take their transforms from `steps`, so the three
-cannot drift apart.
+cannot drift apart; the first two run them by `medseg.transforms`, without MONAI.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from monai import transforms
-from monai.data.meta_tensor import MetaTensor
+from numpy.typing import NDArray
 
 from medseg.config import SLICES, NormaliseIntensity, Preparation, ScaleIntensityPercentiles, ScaleIntensityRange
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import Geometry
 from medseg.study import NO_SPACING
+from medseg.transforms import TRANSFORMS, Image, NotSeparableError
 from medseg.volume import Segmentation, Volume
 
 
@@ -82,9 +81,9 @@ def for_scan(preparation: Preparation, volume: Volume) -> Preparation:
     return preparation.model_copy(update=changes)
 
 
-def reversed_channels(image: torch.Tensor) -> torch.Tensor:
+def reversed_channels(image: NDArray[Any]) -> NDArray[Any]:
     """Red, green and blue (3, I, J, K) as blue, green and red."""
-    return image.flip(0)
+    return image[::-1]
 
 
 class Above:
@@ -93,9 +92,10 @@ class Above:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: NDArray[Any]) -> NDArray[np.bool_]:
         """Voxels (C, I, J, K) to whether each is foreground."""
-        return image > self.threshold
+        found: NDArray[np.bool_] = image > self.threshold
+        return found
 
 
 def prepare(volume: Volume, preparation: Preparation) -> Volume:
@@ -111,16 +111,32 @@ def prepare(volume: Volume, preparation: Preparation) -> Volume:
     Raises:
         InputError: If the scan has no foreground, or no variation to normalise by.
     """
-    image = MetaTensor(
-        torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32)),
-        affine=torch.from_numpy(volume.geometry.affine.copy()),
-    )
-    for step in steps(for_scan(preparation, volume), len(image)):
-        if step.name == "CropForeground" and not step.arguments["select_fn"](image).any():
+    scan = volume.array.view()
+    scan.flags.writeable = False
+    image: Image = (scan, volume.geometry.affine.copy())
+    channels = len(volume.array)
+    for step in steps(for_scan(preparation, volume), channels):
+        if step.name == "CropForeground" and not step.arguments["select_fn"](image[0]).any():
             raise InputError(f"No voxel is above {preparation.foreground_above:g}: nothing is left to segment.")
-        image = getattr(transforms, step.name)(**step.arguments)(image)
-    geometry = Geometry(tuple(image.shape[1:]), image.affine.numpy())
-    return Volume(image.as_tensor().numpy(), geometry, volume.modality, volume.findings)
+        try:
+            image = TRANSFORMS[step.name](image, **step.arguments)
+        except NotSeparableError:
+            image = _by_monai(step, image)
+    array = image[0]
+    if array.dtype != np.float32 or not (array.flags.writeable and array.flags.c_contiguous):
+        array = np.array(array, dtype=np.float32, order="C")
+    return Volume(array, Geometry(array.shape[1:], image[1]), volume.modality, volume.findings)
+
+
+def _by_monai(step: Step, image: Image) -> Image:
+    """A step by MONAI itself, which takes seconds to load."""
+    import torch  # noqa: PLC0415
+    from monai import transforms  # noqa: PLC0415
+    from monai.data.meta_tensor import MetaTensor  # noqa: PLC0415
+
+    array = torch.from_numpy(np.array(image[0], dtype=np.float32, order="C"))
+    result = getattr(transforms, step.name)(**step.arguments)(MetaTensor(array, affine=torch.from_numpy(image[1])))
+    return result.as_tensor().numpy(), result.affine.numpy()
 
 
 def prepare_labels(segmentation: Segmentation, prepared: Geometry) -> Segmentation:

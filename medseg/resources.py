@@ -19,6 +19,15 @@ def peak_memory_mib() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
+def memory_mib() -> float:
+    """The memory that this process holds now; the most it has held where the system tells no more."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - nothing heavy, pathlib among it
+            return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+    except OSError:
+        return peak_memory_mib() or 0.0
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out while something was computed, so that less might do."""
     text = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,12 +97,21 @@ class Slab:
         axis: The axis (0, 1 or 2) along which slabs follow one another.
         start: Index of the slab's first plane along `axis`.
         are_probabilities: Whether the scores are probabilities; otherwise they are logits.
+        head: A linear layer that is still to be applied; the scores are then what it takes, (features, I, J, K).
     """
 
     scores: torch.Tensor
     axis: int
     start: int
     are_probabilities: bool = False
+    head: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def finished(self) -> Slab:
+        """The slab with class scores for certain."""
+        if self.head is None:
+            return self
+        return Slab(self.head(self.scores), self.axis, self.start, self.are_probabilities)
 
     @property
     def stop(self) -> int:
@@ -112,3 +122,23 @@ class Slab:
     def probabilities(self) -> torch.Tensor:
         """(classes, I, J, K), summing to one over the classes."""
         return self.scores if self.are_probabilities else self.scores.softmax(dim=0)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSlab:
+    """Consecutive complete planes of the classes of highest score.
+
+    Attributes:
+        classes: (I, J, K) with only this slab's planes along `axis`; 0 is background.
+        axis: The axis (0, 1 or 2) along which slabs follow one another.
+        start: Index of the slab's first plane along `axis`.
+    """
+
+    classes: NDArray[np.integer[Any]]
+    axis: int
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """One past the index of the last plane."""
+        return self.start + int(self.classes.shape[self.axis])

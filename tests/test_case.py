@@ -1,5 +1,6 @@
 import hashlib
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -390,3 +391,28 @@ def test_clean_up_removes_small_components_and_is_recorded(tmp_path, model):
 def test_clean_up_of_a_label_that_the_model_lacks_is_refused_before_any_scan_is_read(model):
     with pytest.raises(ConfigError, match=r"components.labels: 7 is none"):
         Predictor(PredictConfig(model=str(model), components={"labels": (7,)}), device="cpu")
+
+
+def test_next_scan_is_read_while_the_present_one_is_segmented(tmp_path, model, monkeypatch):
+    for name in "abc":
+        save_scan(tmp_path / "scans" / f"{name}.nii.gz")
+    events = []
+    read, run = medseg.case.read_input, medseg.case.segment
+
+    def noted(one, **settings):
+        events.append(("read", one.name, threading.current_thread() is threading.main_thread()))
+        return read(one, **settings)
+
+    monkeypatch.setattr(medseg.case, "read_input", noted)
+    monkeypatch.setattr(
+        medseg.case, "segment", lambda *given, **settings: events.append("segment") or run(*given, **settings)
+    )
+    predictor = Predictor(PredictConfig(model=str(model)), device="cpu")
+    cases = plan_cases(find_inputs([str(tmp_path / "scans")]), tmp_path / "out")
+    results = list(run_cases(cases, predictor, progress=lambda one: silent))
+    assert [result.error is None for result in results] == [True, True, True]
+    assert [event for event in events if event != "segment"] == [
+        ("read", "a", True),
+        ("read", "b", False),
+        ("read", "c", False),
+    ]

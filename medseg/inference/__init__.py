@@ -1,6 +1,18 @@
 """From a prepared volume to complete planes of class scores on any grid, never holding the whole."""
 
+from medseg.inference.export import export, highest
 from medseg.inference.resample import resample
-from medseg.inference.sweep import Progress, predict, silent
+from medseg.inference.sweep import PLANES_PER_SLAB, Progress, features, predict, silent
+from medseg.inference.windows import plan_sweep
 
-__all__ = ["Progress", "predict", "resample", "silent"]
+__all__ = [
+    "PLANES_PER_SLAB",
+    "Progress",
+    "export",
+    "features",
+    "highest",
+    "plan_sweep",
+    "predict",
+    "resample",
+    "silent",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -14,13 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.geometry import Geometry
+from medseg.inference.route import REACH, Interpolation, Route
 from medseg.volume import Slab
-
-Interpolation: TypeAlias = Literal["linear", "nearest"]
-
-# A voxel belongs to the source while its centre lies in the source's own voxels (half a voxel beyond the last
-# centre); there the edge value holds, and beyond it is background. The rest is rounding.
-_REACH = 0.5 + 1e-3
 
 # Logit of every label where the model saw nothing; finite, because refiners multiply.
 _NEVER = -1e4
@@ -42,28 +36,17 @@ def resample(
         lie outside the source are left out; voxels outside it are background.
     """
     if source.matches(to):
-        yield from slabs
+        yield from (slab.finished for slab in slabs)
         return
     first = next(slabs)
-    route = _Route(source, to, first.axis, interpolation)
+    route = Route(source, to, first.axis, interpolation)
     interpolate = _Separable(route) if route.is_separable else _Sheared(route)
-    needed = route.needed_planes()
-    order = range(to.shape[route.target_axis])
-    if route.mapping[route.axis, route.target_axis] < 0:
-        order = order[::-1]
-
     held = _Held(first.scores, first.axis, first.start)
-    last = source.shape[first.axis] - 1
-    for plane in order:
-        low, high = needed[plane]
-        if high < -_REACH or low > last + _REACH:
-            continue
-        lowest, highest = np.clip([np.floor(low), np.floor(high) + 1], 0, last).astype(int)
+    for plane, lowest, highest in route.planes:
         while held.stop <= highest:
             held.append(next(slabs))
-        held.forget_before(int(lowest))
-        scores = interpolate(held, plane, are_probabilities=first.are_probabilities)
-        yield Slab(scores, route.target_axis, plane, first.are_probabilities)
+        held.forget_before(lowest)
+        yield Slab(interpolate(held, plane, first), route.target_axis, plane, first.are_probabilities)
     for _ in slabs:  # let the sweep finish, so that its progress reaches the end
         pass
 
@@ -89,60 +72,35 @@ class _Held:
             self.start = plane
 
 
-class _Route:
-    """How indices of the target grid map to indices of the source, and along which axes planes flow."""
-
-    def __init__(self, source: Geometry, to: Geometry, axis: int, interpolation: Interpolation) -> None:
-        self.source, self.to, self.axis, self.interpolation = source, to, axis, interpolation
-        self.mapping = to.index_map(source)
-        # Voxels of the source that one axis of the target spans along each axis of the source.
-        span = np.abs(self.mapping[:3, :3]) * np.array(to.shape)
-        # target_of[a]: the axis of the target along which the source's axis a changes fastest.
-        self.target_of = np.abs(self.mapping[:3, :3]).argmax(axis=1)
-        self.target_axis = int(self.target_of[axis])
-        span[np.arange(3), self.target_of] = 0
-        self.is_separable = len(set(self.target_of.tolist())) == 3 and bool(span.max() < 1e-3)
-
-    def needed_planes(self) -> NDArray[np.float64]:
-        """(planes, 2): lowest and highest position along the source's axis that each plane of the target touches."""
-        row = self.mapping[self.axis]
-        along = row[self.target_axis] * np.arange(self.to.shape[self.target_axis]) + row[3]
-        across = [row[a] * (self.to.shape[a] - 1) for a in range(3) if a != self.target_axis]
-        low, high = sum(min(c, 0.0) for c in across), sum(max(c, 0.0) for c in across)
-        return np.stack([along + low, along + high], axis=1)
-
-
 class _Separable:
     """Each axis of the source depends on one axis of the target: three interpolations along lines."""
 
-    def __init__(self, route: _Route) -> None:
+    def __init__(self, route: Route) -> None:
         self.axis, self.interpolation = route.axis, route.interpolation
-        mapping, source, to, target_of = route.mapping, route.source, route.to, route.target_of
-        # positions[a]: where along the source's axis a the voxels of the target's axis target_of[a] lie.
-        self.positions = [
-            mapping[a, target_of[a]] * np.arange(to.shape[target_of[a]]) + mapping[a, 3] for a in range(3)
-        ]
-        self.outside = [(p < -_REACH) | (p > n - 1 + _REACH) for p, n in zip(self.positions, source.shape, strict=True)]
-        self.last = [n - 1 for n in source.shape]
+        self.last = [n - 1 for n in route.source.shape]
+        self.positions = [np.clip(route.positions(a), 0, last) for a, last in enumerate(self.last)]
+        if self.interpolation == "nearest":
+            self.positions = [np.rint(positions) for positions in self.positions]
+        self.outside = [route.outside(a) for a in range(3)]
         # The permutation that brings (C, source axes) into (C, target axes).
-        self.order = (0, *(1 + np.argsort(target_of)).tolist())
+        self.order = (0, *(1 + np.argsort(route.target_of)).tolist())
 
-    def __call__(self, held: _Held, plane: int, *, are_probabilities: bool) -> Float[Tensor, "classes i j k"]:
+    def __call__(self, held: _Held, plane: int, like: Slab) -> Float[Tensor, "classes i j k"]:
         scores = held.scores
         positions = list(self.positions)
         positions[self.axis] = positions[self.axis][plane : plane + 1]
         # The axis of the sweep first: it leaves one plane for the others.
         for a in sorted(range(3), key=lambda a: a != self.axis):
             offset = held.start if a == self.axis else 0
-            scores = self._along(scores, a, np.clip(positions[a], 0, self.last[a]) - offset)
+            scores = self._along(scores, a, positions[a] - offset)
+        scores = scores if like.head is None else like.head(scores)
         for a in range(3):
             if a != self.axis and self.outside[a].any():
-                scores = _blank(scores, 1 + a, self.outside[a], are_probabilities=are_probabilities)
+                scores = _blank(scores, 1 + a, self.outside[a], are_probabilities=like.are_probabilities)
         return scores.permute(self.order)
 
-    def _along(self, scores: Tensor, a: int, positions: NDArray[np.float64]) -> Tensor:
-        if self.interpolation == "nearest":
-            positions = np.rint(positions)
+    @staticmethod
+    def _along(scores: Tensor, a: int, positions: NDArray[np.float64]) -> Tensor:
         low = np.floor(positions + 1e-6).astype(np.int64)
         share = torch.from_numpy((positions - low).astype(np.float32)).to(scores.device)
         low_scores = scores.index_select(1 + a, torch.from_numpy(low).to(scores.device))
@@ -155,17 +113,17 @@ class _Separable:
 class _Sheared:
     """The general case, such as a tilted gantry: each plane of the target is a plane through the source."""
 
-    def __init__(self, route: _Route) -> None:
+    def __init__(self, route: Route) -> None:
         self.route = route
 
-    def __call__(self, held: _Held, plane: int, *, are_probabilities: bool) -> Float[Tensor, "classes i j k"]:
+    def __call__(self, held: _Held, plane: int, like: Slab) -> Float[Tensor, "classes i j k"]:
         route = self.route
         ranges = [np.arange(n) for n in route.to.shape]
         ranges[route.target_axis] = np.array([plane])
         indices = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
         positions = indices @ route.mapping[:3, :3].T + route.mapping[:3, 3]
         last = np.array(route.source.shape) - 1
-        outside = ((positions < -_REACH) | (positions > last + _REACH)).any(axis=-1)
+        outside = ((positions < -REACH) | (positions > last + REACH)).any(axis=-1)
         positions = np.clip(positions, 0, last)
         positions[..., route.axis] -= held.start
         size = np.array(held.scores.shape[1:])
@@ -178,9 +136,10 @@ class _Sheared:
             padding_mode="border",
             align_corners=True,
         )[0]
+        scores = scores if like.head is None else like.head(scores)
         if outside.any():
             mask = torch.from_numpy(outside).to(scores.device)
-            scores = torch.where(mask, _background(scores, are_probabilities=are_probabilities), scores)
+            scores = torch.where(mask, _background(scores, are_probabilities=like.are_probabilities), scores)
         return scores
 
 

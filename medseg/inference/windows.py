@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from monai.data.utils import compute_importance_map
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.config import Windows
 from medseg.geometry import Shape
+
+_SD = 0.125  # of the length of a window
+_LEAST = 1e-3  # so that the corners of windows count
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,14 @@ def _starts(length: int, size: int, overlap: float) -> tuple[int, ...]:
 
 
 def window_weights(windows: Windows) -> Float[Tensor, "i j k"]:
-    """Weight of each voxel of a window in the average of overlapping windows: MONAI's own importance map."""
-    weights: Tensor = compute_importance_map(windows.size, mode=windows.weights, sigma_scale=0.125)
-    return weights
+    """Weight of each voxel of a window in the average of overlapping windows: as MONAI's `compute_importance_map`."""
+    weights = torch.ones(windows.size)
+    if windows.weights == "gaussian":
+        for axis, n in enumerate(windows.size):
+            offsets = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
+            line = torch.exp(offsets**2 / (-2 * (_SD * n) ** 2))
+            weights = weights * line.reshape([-1 if a == axis else 1 for a in range(3)])
+    return weights.clamp(min=max(float(weights.min()), _LEAST))
 
 
 def cut(

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from medseg.metrics import METRICS
 from medseg.report.cohort import Cohort, significant
@@ -53,6 +52,8 @@ def _pairs(cohort: Cohort, label: str, metric: str) -> Iterator[tuple[float, flo
 
 
 def _test(label: str, metric: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    from scipy.stats import wilcoxon  # noqa: PLC0415 - takes a second to load
+
     differences = np.array([second - first for first, second in pairs])
     # Without a difference there is nothing to rank.
     p = float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0

@@ -108,12 +108,12 @@ def test_the_same_labels_pass_whatever_the_order_of_planes(tmp_path):
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_nifti_that_is_written_wrongly_never_appears(tmp_path, monkeypatch, ending):
-    save = nibabel.Nifti1Image.to_filename
+    save = nibabel.Nifti1Image.to_stream
 
-    def swapped(image, path):
-        save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), path)
+    def swapped(image, stream):
+        save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), stream)
 
-    monkeypatch.setattr(nibabel.Nifti1Image, "to_filename", swapped)
+    monkeypatch.setattr(nibabel.Nifti1Image, "to_stream", swapped)
     with pytest.raises(VerificationError, match="centroid of label 1"):
         write(Segmentation(block(), GEOMETRY), tmp_path / f"seg{ending}")
     assert list(tmp_path.iterdir()) == []
@@ -140,10 +140,10 @@ def test_sheared_nifti_which_itk_refuses_is_read_back_all_the_same(tmp_path, mon
     path = tmp_path / "seg.nii.gz"
     write(Segmentation(block(), sheared), path)
     np.testing.assert_array_equal(read_segmentation(path).array, block())
-    save = nibabel.Nifti1Image.to_filename
+    save = nibabel.Nifti1Image.to_stream
     monkeypatch.setattr(
         nibabel.Nifti1Image,
-        "to_filename",
+        "to_stream",
         lambda image, path: save(
             nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag((1, 1, 2, 1))), path
         ),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -188,11 +189,11 @@ def test_negative_label_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(self: nib.Nifti1Image, part: Path) -> None:
-        Path(part).write_bytes(b"half")
+    def fill(self: nib.Nifti1Image, stream: BinaryIO) -> None:
+        stream.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib.Nifti1Image, "to_filename", fill)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", fill)
     with pytest.raises(ResourceError, match="disk is full"):
         write(numbered(OBLIQUE[0]), tmp_path / "seg.nii.gz")
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.data.utils import dense_patch_slices
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 
 from medseg.config import Windows
@@ -68,3 +69,10 @@ def test_gaussian_weights_fall_from_the_centre_and_never_reach_zero():
     assert weights.argmax() == torch.tensor(9**3 // 2)
     assert weights.min() >= 1e-3 * (1 - 1e-6)
     assert (window_weights(Windows(size=(4, 4, 1), weights="constant")) == 1).all()
+
+
+@pytest.mark.parametrize("size", [(96, 96, 96), (16, 24, 7), (64, 48, 1)])
+@pytest.mark.parametrize("weights", ["gaussian", "constant"])
+def test_weights_are_monai_s(size, weights):
+    theirs = compute_importance_map(size, mode=weights, sigma_scale=0.125)
+    torch.testing.assert_close(window_weights(Windows(size=size, weights=weights)), theirs, rtol=1e-6, atol=0)

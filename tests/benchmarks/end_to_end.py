@@ -1,0 +1,152 @@
+"""File to file: medseg beside MONAI, nnU-Net v2 and the floor (read, bare forward of the same windows, write).
+
+python -m tests.benchmarks.end_to_end [--cases tiny-2-M ...] [--only medseg floor ...] [--repeats N] [--readme]
+
+Each system runs in a process of its own, in turns; a figure is the least of the repeats. The peers are installed from
+PyPI into a virtual environment of the benchmark's own in the folder WORK. The time is that of the work, without imports
+and without making the network. "forward" is the time in the network alone, which for medseg leaves out a last layer
+that is put off; "beside" is the rest. "peak" is the resident memory of the process and its children.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.benchmarks.end_to_end_cases import NETWORKS, SCANS, save_phantom
+
+ROOT = Path(__file__).parents[2]
+OURS = ("medseg", "floor")
+PEERS = ("monai", "monai-labels-first", "nnunet", "nnunet-torch")
+PEER_PACKAGES = ("torch", "monai", "nibabel", "jaxtyping", "scikit-learn")
+CASES = ("tiny-2-M", "tiny-25-L", "tiny-100-M", "tiny-100-D", "unet-25-M", "slices-2-M")
+BEGIN, END = "<!-- end-to-end -->", "<!-- /end-to-end -->"
+HEADER = ("case", "system", "seconds", "forward", "beside", "peak GB", "× medseg")
+
+
+class Case(NamedTuple):
+    """A network, its number of classes, and a scan."""
+
+    network: str
+    classes: int
+    scan: str
+
+    @classmethod
+    def named(cls, name: str) -> Case:
+        network, classes, scan = name.split("-")
+        if network not in NETWORKS or scan not in SCANS:
+            raise SystemExit(f"{name}: networks are {', '.join(NETWORKS)}, scans {', '.join(SCANS)}.")
+        return cls(network, int(classes), scan)
+
+    def __str__(self) -> str:
+        return f"{self.network}, {self.classes}, {self.scan}"
+
+
+def peer_python(work: Path) -> str:
+    """The interpreter of the peers' environment, which is made if it is not there."""
+    folder = work / "peers"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True)
+        pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+        packages = [f"{name}=={pins[name]}" for name in PEER_PACKAGES]
+        subprocess.run([python, "-m", "pip", "install", "-q", *packages, "nnunetv2"], check=True)
+        (folder / "ready").touch()
+    return str(python)
+
+
+def run(python: str, system: str, case: Case, scan: Path, work: Path) -> dict[str, Any] | None:
+    """The figures of one run; None if it failed, whose last line of stderr is shown."""
+    output = work / f"{system}.nii.gz"
+    arguments = [python, "-m", "tests.benchmarks.end_to_end_run", system, case.network, str(case.classes)]
+    done = subprocess.run(
+        [*arguments, str(scan), str(output)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(f"{case}: {system} ended with {done.returncode}: {(done.stderr.splitlines() or ['killed'])[-1]}")
+        return None
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def measure(case: Case, systems: list[str], repeats: int, work: Path) -> dict[str, dict[str, Any]]:
+    """The quickest run of each system, taken in turns."""
+    scan = work / f"{case.scan}-{case.classes}.nii.gz"
+    if not scan.exists():
+        save_phantom(scan, SCANS[case.scan], case.classes)
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(repeats):
+        for system in systems:
+            if case.network == "slices" and system.startswith("nnunet"):
+                continue
+            python = sys.executable if system in OURS else peer_python(work)
+            figures = run(python, system, case, scan, work)
+            if figures and (system not in best or figures["total"] < best[system]["total"]):
+                best[system] = figures
+    return best
+
+
+def rows(case: Case, found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    ours = found.get("medseg")
+    return [
+        [
+            str(case),
+            system,
+            f"{figures['total']:.1f}",
+            f"{figures['forward']:.1f}",
+            f"{figures['total'] - figures['forward']:.1f}",
+            f"{figures['peak'] / 1e9:.2f}",
+            f"{figures['total'] / ours['total']:.2f}" if ours else "",
+        ]
+        for system, figures in found.items()
+    ]
+
+
+def table(lines: list[list[str]]) -> str:
+    cells = [HEADER, ["---"] * len(HEADER), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def write_readme(text: str) -> None:
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="NETWORK-CLASSES-SCAN")
+    parser.add_argument("--only", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS])
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "medseg-end-to-end")
+    parser.add_argument("--readme", action="store_true", help="Put the table into README.md.")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    lines: list[list[str]] = []
+    for name in arguments.cases:
+        case = Case.named(name)
+        found = measure(case, arguments.only, arguments.repeats, arguments.work)
+        lines += rows(case, found)
+        for system, figures in found.items():
+            stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in figures["stages"].items())
+            print(f"{case}: {system}: {stages}; import {figures['import']:.1f} s", flush=True)
+    print(table(lines))
+    if arguments.readme:
+        write_readme(table(lines))
+
+
+if __name__ == "__main__":
+    main()
