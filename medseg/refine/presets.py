@@ -100,7 +100,7 @@ PRESETS: dict[str, CrfSettings] = {
         appearance_sd_value=5,
         intensity=_LEVELS,
     ),
-    # The same kernels in a soft-tissue window.
+    # The kernels of "mr" in a soft-tissue window; not measured on CT.
     "ct": CrfSettings(
         smoothness_weight=0.3,
         smoothness_sd=1,
