@@ -8,8 +8,8 @@ from typing import Never
 
 import numpy as np
 
-from medseg.errors import GeometryError, InputError
-from medseg.formats.base import Format, Onto, nothing, shown
+from medseg.errors import GeometryError, InputError, MedsegError
+from medseg.formats.base import Format, Onto, nothing, refused, shown
 from medseg.formats.dicom_derived import sop_class, tie
 from medseg.formats.dicom_source import read_source
 from medseg.formats.planes import Planes, Vector, layers
@@ -28,10 +28,10 @@ def recognises(path: Path, head: bytes) -> bool:
 
 
 def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
-    """Tell which files there are; what they hold is read when it is asked for."""
+    """Read every file."""
     found = []
     for path in paths:
-        found.append(Series((path,), _NAME, modality="RTSTRUCT"))
+        found.append(_series(path))
         done()
     return Study(tuple(found))
 
@@ -73,6 +73,14 @@ def read_segmentation(series: Series) -> Segmentation:
 DICOM_RTSTRUCT = Format(
     _NAME, recognises, scan, read, read_segmentation, read_onto=read_onto, outputs={"dicom-rtstruct": write_rtstruct}
 )
+
+
+def _series(path: Path) -> Series:
+    try:
+        read_structures(path)
+    except MedsegError as error:
+        return refused((path,), _NAME, error)
+    return Series((path,), _NAME, modality="RTSTRUCT")
 
 
 def _normal(structures: Structures) -> Vector:

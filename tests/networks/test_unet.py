@@ -55,7 +55,7 @@ def test_anisotropic_strides_leave_thick_slices_alone():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": "layer"}, "norm 'layer' is unknown; there are: instance, batch, group, none"),
+        ({"norm": "layer"}, "norm 'layer' is unknown; there are: instance, batch, frozen_batch, group, none"),
         ({"activation": "tanh"}, "activation 'tanh' is unknown"),
         ({"padding": "circular"}, "padding 'circular' is 'same' or 'valid'"),
         ({"strides": [2, 2]}, "strides .* has 2 entries"),

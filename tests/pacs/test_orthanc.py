@@ -92,7 +92,9 @@ def test_what_is_pushed_comes_back_the_same_under_names_that_say_nothing(tmp_pat
     names = " ".join(files_below(tmp_path / "got")) + result.output
     assert study not in names
     assert PATIENT not in names
-    assert not [name for name in files_below(tmp_path / "got") if Path(name).name.startswith(".")]
+    hidden = [name for name in files_below(tmp_path / "got") if Path(name).name.startswith(".")]
+    assert hidden == [".medseg-key"]  # and nothing half-written
+    assert (tmp_path / "got" / ".medseg-key").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("way", ["web", "get", "move"])
