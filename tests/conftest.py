@@ -31,3 +31,8 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which is not beside this repository")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Flows come last: Prefect, once it has run in a process, ends the workers that a data loader forks from it."""
+    items.sort(key=lambda item: "flows" in item.path.relative_to(item.config.rootpath).parts)
