@@ -28,7 +28,7 @@ RUN_S = 600
 @pytest.fixture(scope="module")
 def commands() -> list[str]:
     """The commands of the README's section, one a line, after those that install and set the environment."""
-    section = README.partition("### With Prefect")[2].partition("\n## ")[0].partition("\n### ")[0]
+    section = README.partition("\n## With Prefect\n")[2].partition("\n## ")[0]
     environment, commands = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)[:2]
     assert "export PREFECT_API_URL" in environment
     return commands.splitlines()
