@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from medseg.report.cohort import Cohort
 
 
-class CaseProgress:
-    """A bar on stderr with the windows of the case in hand; nothing where stderr is no terminal."""
+class _Shown:
+    """A bar that is on the screen while its block runs; None where there is nothing to show."""
 
-    def __init__(self, cases: int, *, show: bool) -> None:
-        self._cases = cases
-        self._done = 0
-        self._bar: Bar | None = _bar() if show and sys.stderr.isatty() else None
+    _bar: Bar | None
 
-    def __enter__(self) -> CaseProgress:
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -42,6 +39,15 @@ class CaseProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class CaseProgress(_Shown):
+    """A bar on stderr with the windows of the case in hand; nothing where stderr is no terminal."""
+
+    def __init__(self, cases: int, *, show: bool) -> None:
+        self._cases = cases
+        self._done = 0
+        self._bar = _bar() if show and sys.stderr.isatty() else None
 
     def begin(self, case: Case) -> Progress:
         """The progress function of a case."""
@@ -60,24 +66,13 @@ class CaseProgress:
                 self._bar.remove_task(task)
 
 
-class BatchProgress:
+class BatchProgress(_Shown):
     """A bar on stderr with studies done, failed and left, and the time left; nothing where stderr is no terminal."""
 
     def __init__(self, cases: int, *, show: bool) -> None:
         self._left, self._done, self._failed = cases, 0, 0
-        self._bar: Bar | None = _batch_bar() if show and sys.stderr.isatty() else None
+        self._bar = _batch_bar() if show and sys.stderr.isatty() else None
         self._task = self._bar.add_task(self._text(), total=cases) if self._bar else None
-
-    def __enter__(self) -> BatchProgress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def begin(self, case: Case) -> Progress:
         """The progress function of a case, whose windows are too short-lived to be shown here."""
