@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from tests.pacs.orthanc import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 300
+BUSY_S = 60
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -142,12 +144,22 @@ class Installation:
         return self.state(run)
 
     def api(self, method: str, path: str, content: object = None) -> Any:
-        """What the server's REST interface answers."""
+        """What the server's REST interface answers; asked again while its database is locked, as Prefect's client does.
+
+        The server answers 503 when SQLite was busy for too long, and has then changed nothing.
+        """
         data = None if content is None else json.dumps(content).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.env['PREFECT_API_URL']}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        end = time.monotonic() + BUSY_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as refusal:
+                if refusal.code != 503 or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait for something, but not for ever."""
