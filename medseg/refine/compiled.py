@@ -16,7 +16,7 @@ from medseg.refine.appearance import GridPlan, LatticePlan
 from medseg.refine.compiled_grid import CompiledGrid
 from medseg.refine.compiled_lattice import CompiledLattice
 from medseg.refine.gaussian import gaussian_taps
-from medseg.refine.gaussian_kernels import TILE, smooth_tiles
+from medseg.refine.gaussian_kernels import smooth_tiles, tile_count
 from medseg.refine.grid import GridAxis
 from medseg.refine.layout_kernels import gather, spread
 from medseg.refine.pruning import likely_labels, with_pruned_labels
@@ -45,16 +45,13 @@ class Appearance(Protocol):
         """Take in the first probabilities."""
         ...
 
-    def update(  # noqa: PLR0917 - an iteration takes all there is
-        self, team: Team, unary: Floats, message: Floats, q: Floats, gaussians: Gaussians, again: bool
-    ) -> None:
+    def update(self, team: Team, unary: Floats, q: Floats, gaussians: Gaussians, again: bool) -> None:
         """An iteration of the mean field.
 
         Args:
             team: Who does it.
             unary: log p_l - log p_0, less the weighted mass of the kernels.
-            message: q smoothed along A, and by a lattice's caller along B.
-            q: Becomes the new probabilities.
+            q: Smoothed along A, and by a lattice's caller along B; becomes the new probabilities.
             gaussians: What is left to smooth with, along B and K.
             again: Whether another iteration follows.
         """
@@ -85,21 +82,15 @@ class Smoothness:
         # What the appearance kernel's update smooths with, while it has a part of the image in the cache.
         self.rest: Gaussians = (axes[1], (along_k * np.float32(weight), scale_k))
 
-    def apply(self, team: Team, q: Floats, message: Floats, axes: Sequence[int]) -> None:
-        """Smooth q into the message, along A or B or both."""
-        source = q
+    def apply(self, team: Team, q: Floats, axes: Sequence[int]) -> None:
+        """Smooth q along A or B or both, in place."""
         for axis in axes:
             n = self._shape[axis]
-            if n == 1:
-                continue
-            taps, scale = self._axes[axis]
-            pre = math.prod(self._shape[:axis])
-            post = q.size // (pre * n)
-            tiles = pre * -(-post // TILE)
-            team.share(tiles, partial(smooth_tiles, source, message, n, post, taps, scale))
-            source = message
-        if source is q:
-            message[:] = q
+            if n > 1:
+                taps, scale = self._axes[axis]
+                pre = math.prod(self._shape[:axis])
+                post = q.size // (pre * n)
+                team.share(tile_count(pre, post), partial(smooth_tiles, q, n, post, taps, scale))
 
 
 def compiled_crf(
@@ -174,13 +165,12 @@ def _iterate(
     unary, q = np.empty((2, lines * k * (depth or channels)), np.float32)
     p = probabilities.contiguous().numpy().reshape(-1)
     workers.share(lines, partial(spread, p, mass.reshape(-1), unary, q, channels, depth, k))
-    message = np.empty_like(q)
     appearance.begin(workers, q, channels)
     for iteration in range(iterations):
-        smoothness.apply(workers, q, message, (0, 1) if last else (0,))
+        smoothness.apply(workers, q, (0, 1) if last else (0,))
         again = iteration + 1 < iterations
-        appearance.update(workers, unary, message, q, smoothness.rest, again)
-    del message, unary
+        appearance.update(workers, unary, q, smoothness.rest, again)
+    del unary
     result = np.empty(p.size, np.float32)
     workers.share(lines, partial(gather, q, result, channels, depth, k, lines))
     return torch.from_numpy(result).reshape(probabilities.shape)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.refine.blur_kernels import blur_lines
+from medseg.refine.gaussian_kernels import smooth_tiles, tile_count
 from medseg.refine.grid import GridAxis
 from medseg.refine.grid_kernels import refine_planes, slice_planes, splat_planes
 from medseg.refine.threads import LANES, Floats, Gaussians, Team
@@ -53,19 +53,18 @@ class CompiledGrid:
     def begin(self, team: Team, q: Floats, channels: int) -> None:
         """See `Appearance`."""
         self._channels = channels
-        self._grids = self._empty(channels)
+        self._grids = (self._empty(channels), self._empty(channels))
         self._splat(team, q, channels, self._grids[0])
 
-    def update(  # noqa: PLR0917 - as of `Appearance`
-        self, team: Team, unary: Floats, message: Floats, q: Floats, gaussians: Gaussians, again: bool
-    ) -> None:
+    def update(self, team: Team, unary: Floats, q: Floats, gaussians: Gaussians, again: bool) -> None:
         """See `Appearance`."""
         channels, voxels = self._channels, self._voxels()
-        grid, free = self._blurred(team, self._grids, channels)
+        grid, free = self._grids
+        self._blur(team, grid)
 
         def planes(part: Floats, first: int, last: int) -> None:
             origin = self._places[0][0][first]
-            refine_planes(grid, message, unary, q, channels, voxels, gaussians, part, origin, first, last)
+            refine_planes(grid, unary, q, channels, voxels, gaussians, part, origin, first, last)
 
         free.fill(0)
         self._add_up(team, free if again else free[:0], planes)
@@ -74,14 +73,13 @@ class CompiledGrid:
     def _voxels(self) -> tuple[Floats, Floats, tuple[tuple[NDArray[np.int64], Floats], ...], tuple[int, ...]]:
         return self._weight, self._value, self._places, self._sizes
 
-    def _empty(self, channels: int) -> tuple[Floats, ...]:
-        depth = channels + -channels % LANES
-        return tuple(np.zeros((2, math.prod(self._sizes) * depth), np.float32))
+    def _empty(self, channels: int) -> Floats:
+        return np.zeros(math.prod(self._sizes) * (channels + -channels % LANES), np.float32)
 
     def _filtered(self, team: Team, x: Floats) -> Floats:
-        grids = self._empty(1)
-        self._splat(team, x, 1, grids[0])
-        grid, _ = self._blurred(team, grids, 1)
+        grid = self._empty(1)
+        self._splat(team, x, 1, grid)
+        self._blur(team, grid)
         result, voxels = np.empty_like(x), self._voxels()
         team.share(self._places[0][0].size, lambda i, j: slice_planes(grid, voxels, result, i, j))
         return result
@@ -103,24 +101,19 @@ class CompiledGrid:
 
         team.add_up(cells.size, grid, reach, planes)
 
-    def _blurred(self, team: Team, both: tuple[Floats, ...], channels: int) -> tuple[Floats, Floats]:
-        """The first of two grids blurred, in one of them, and the other."""
-        grid, other = both
-        depth = channels + -channels % LANES
-        # (A, B, K, blocks, V, 4)
-        rows = math.prod(self._sizes[:3]) * depth // LANES
+    def _blur(self, team: Team, grid: Floats) -> None:
+        rows = grid.size // (self._sizes[3] * LANES)  # (A, B, K, blocks, V, 4)
         for axis, (size, plan) in enumerate(zip(self._sizes, self._axes, strict=True)):
-            if plan.cells == 1:
-                continue
             value = axis == len(self._sizes) - 1
-            taps = plan.taps.float().numpy() * np.float32(self._factor if value else 1)
+            factor = np.float32(self._factor if value else 1)
+            if plan.cells == 1:
+                if value:
+                    grid *= factor
+                continue
             pre = rows if value else math.prod(self._sizes[:axis])
             post = grid.size // (pre * size)
-            team.share(pre * size, partial(blur_lines, grid, other, size, post, taps))
-            grid, other = other, grid
-        if self._axes[-1].cells == 1:
-            grid *= np.float32(self._factor)
-        return grid, other
+            taps, ones = plan.taps.float().numpy() * factor, np.ones(size, np.float32)
+            team.share(tile_count(pre, post), partial(smooth_tiles, grid, size, post, taps, ones))
 
 
 def _places(n: int, axis: GridAxis) -> tuple[NDArray[np.int64], Floats]:

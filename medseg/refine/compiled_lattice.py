@@ -86,17 +86,13 @@ class CompiledLattice:
         self._cells = tuple(np.zeros((2, (self.vertices + 1) * depth), np.float32))
         self._splat(team, q, depth, self._cells[0])
 
-    def update(  # noqa: PLR0917 - as of `Appearance`
-        self, team: Team, unary: Floats, message: Floats, q: Floats, gaussians: Gaussians, again: bool
-    ) -> None:
+    def update(self, team: Team, unary: Floats, q: Floats, gaussians: Gaussians, again: bool) -> None:
         """See `Appearance`."""
         depth = q.size // self._indices.shape[0]
-        taps, scale = gaussians[1]
-        along = (taps, np.repeat(scale, depth))
         cells, free = self._blurred(team, self._cells, depth, passes_of(self._mode, backwards=False))
 
         def rows(part: Floats, first: int, last: int) -> None:
-            kernels.refine_rows(cells, message, unary, q, depth, self._indices, self._weights, along, part, first, last)
+            kernels.refine_rows(cells, unary, q, depth, self._indices, self._weights, gaussians[1], part, first, last)
 
         free.fill(0)
         target = free if again else free[:0]

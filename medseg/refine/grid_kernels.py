@@ -13,7 +13,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medseg.refine.gaussian_kernels import SLACK, TILE, aligned_zeros, smooth_line, smooth_tiles
+from medseg.refine.gaussian_kernels import TILE, aligned_zeros, smooth_tiles, tile_count
 from medseg.refine.update_kernels import update_row
 from medseg.refine.vectors import EIGHT, FAST, FOUR, SIXTEEN, U, load, lower_four, store, transposed, upper_four
 
@@ -189,16 +189,15 @@ def slice_planes(grid, voxels, result, first, last):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def refine_planes(grid, message, unary, q, channels, voxels, gaussians, target, origin, first, last):
+def refine_planes(grid, unary, q, channels, voxels, gaussians, target, origin, first, last):
     """One iteration for planes first … last: the rest of both messages, the update, and the next splat.
 
     A plane is done at once, so that what it needs stays in the cache.
 
     Args:
         grid: Blurred, flat, whole.
-        message: (A, B, channels, K), q smoothed along A; flat.
         unary: As `update_row` takes it.
-        q: Becomes the probabilities.
+        q: (A, B, channels, K) smoothed along A, becomes the probabilities; flat.
         channels: See there.
         voxels: As of `splat_planes`, and so `origin`, `first` and `last`.
         gaussians: (taps, scale) of the smoothness kernel along B and K.
@@ -216,27 +215,25 @@ def refine_planes(grid, message, unary, q, channels, voxels, gaussians, target, 
         np.zeros_like(row),
         aligned_zeros(sizes[1] * row.size),
     )
-    stride = (length + SLACK - 1) // SLACK * SLACK
-    smooth, alike = aligned_zeros(channels * stride), aligned_zeros(channels * stride)
-    buffer, scores = aligned_zeros(stride + 2 * k_taps.size), aligned_zeros(channels * 16)
-    smoothed = aligned_zeros(rows * channels * length if rows > 1 else 0)
+    stride = (length + 15) // 16 * 16
+    alike, scores = aligned_zeros(channels * stride), aligned_zeros(2 * channels * 16)
+    size = rows * channels * length
+    together = max(TILE // (rows * channels), 1)  # planes of few lines are smoothed together
     for a in range(first, last):
-        lines = message[a * rows * channels * length : (a + 1) * rows * channels * length]
-        if rows > 1:
-            across = channels * length
-            smooth_tiles(lines, smoothed, rows, across, b_taps, b_scale, 0, (across + TILE - 1) // TILE)
-            lines = smoothed
+        if (a - first) % together == 0:
+            planes = min(together, last - a)
+            part_q = q[a * size : (a + planes) * size]
+            if rows > 1:
+                smooth_tiles(part_q, rows, size // rows, b_taps, b_scale, 0, tile_count(planes, size // rows))
+            smooth_tiles(part_q, length, 1, k_taps, k_scale, 0, tile_count(planes * rows * channels, 1))
         _between(grid, a_cell[a], a_part[a], plane)
         for b in range(rows):
-            for c in range(channels):
-                start = (b * channels + c) * length
-                smooth_line(lines[start : start + length], 1, k_taps, k_scale, buffer, smooth[c * stride :])
             _between(plane, b_cell[b], b_part[b], row)
             line = a * rows + b
             part = slice(line * length, (line + 1) * length)
             _slice_row(row, channels, weight[part], value[part], k_cell, k_part, sizes[3], stride, alike)
             part_q = slice(line * length * channels, (line + 1) * length * channels)
-            update_row(unary[part_q], smooth, alike, stride, channels, length, scores, q[part_q])
+            update_row(unary[part_q], alike, stride, channels, length, scores, q[part_q])
             if target.size:
                 _splat_row(q[part_q], channels, weight[part], value[part], k_cell, k_part, sizes[3], next_row)
                 _share(next_row, next_plane, b_cell[b], b_part[b])

@@ -9,7 +9,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medseg.refine.gaussian_kernels import SLACK, aligned_zeros, smooth_line
+from medseg.refine.gaussian_kernels import TILE, aligned_zeros, smooth_tiles, tile_count
 from medseg.refine.update_kernels import exp_in_place
 from medseg.refine.vectors import (
     EIGHT,
@@ -94,38 +94,39 @@ def slice_pixels(cells, depth, indices, weights, message, first, last):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def refine_rows(cells, message, unary, q, depth, indices, weights, gaussian, target, first, last):
+def refine_rows(cells, unary, q, depth, indices, weights, gaussian, target, first, last):
     """One iteration for rows first … last: the rest of both messages, the update, and the next splat.
 
     A row is done at once, so that what it needs stays in the cache.
 
     Args:
         cells: Blurred (vertices, depth), flat.
-        message: (rows, K, depth), q smoothed along the other axes; flat.
         unary: (rows, K, depth) log p_l - log p_0, less the weighted mass of the kernels; minus infinity, or almost, of
             lanes that are no channel; flat.
-        q: (rows, K, depth), becomes the probabilities; flat.
+        q: (rows, K, depth) smoothed along the other axes, becomes the probabilities; flat.
         depth: See there.
         indices: (pixels, corners).
         weights: (pixels, corners).
-        gaussian: (taps, scale) of the smoothness kernel along K; the scale is (K · depth,).
+        gaussian: (taps, scale) of the smoothness kernel along K.
         target: The cells of the next iteration; empty to make none.
         first: See there.
         last: See there.
     """
     taps, scale = gaussian
-    size, voxels = U(scale.size), U(scale.size // depth)
+    voxels, size = U(scale.size), U(scale.size * depth)
+    together = max(TILE // depth, 1)
     corners, depth = U(indices.shape[1]), U(depth)
     flat_indices, flat_weights = indices.reshape(-1), weights.reshape(-1)
-    room = (scale.size + SLACK - 1) // SLACK * SLACK
-    scores = aligned_zeros(room)
-    buffer = aligned_zeros(room + 2 * (taps.size - 1) * np.int64(depth))
+    scores = aligned_zeros(np.int64(size) + 16)
     zero = aligned_zeros(np.int64(voxels) + 16)
     totals = aligned_zeros(np.int64(voxels) + 4)
     for line in range(U(first), U(last)):
         begin, r = line * size, line * voxels * corners
-        smooth_line(message[begin : begin + size], depth, taps, scale, buffer, scores)
-        _add_slices(scores, cells, flat_indices[r:], flat_weights[r:], corners, depth, totals[:voxels])
+        if (np.int64(line) - first) % together == 0:
+            lines = min(together, last - np.int64(line))
+            part = q[np.int64(begin) : np.int64(begin) + lines * np.int64(size)]
+            smooth_tiles(part, scale.size, np.int64(depth), taps, scale, 0, tile_count(lines, np.int64(depth)))
+        _add_slices(q[begin:], scores, cells, flat_indices[r:], flat_weights[r:], corners, depth, totals[:voxels])
         _lower_to_highest(scores, unary[begin:], depth, totals[:voxels], zero)
         exp_in_place(scores, size)
         exp_in_place(zero, voxels)
@@ -136,8 +137,8 @@ def refine_rows(cells, message, unary, q, depth, indices, weights, gaussian, tar
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _add_slices(scores, cells, indices, weights, corners, depth, totals):
-    """Add what the lattice has for a row of pixels, and sum over the channels of each: four pixels at a time."""
+def _add_slices(message, scores, cells, indices, weights, corners, depth, totals):
+    """Add what the lattice has for a row of pixels to its message, and sum over the channels of each: four pixels at a time."""
     eights, part = depth - depth % U(8), aligned_zeros(16)
     for start in range(U(0), U(totals.size), U(4)):
         count = min(U(4), U(totals.size) - start)
@@ -145,12 +146,12 @@ def _add_slices(scores, cells, indices, weights, corners, depth, totals):
             o, r = (start + p) * depth, (start + p) * corners
             total = fill(np.float32(0), FOUR)
             for b in range(U(0), eights, U(8)):
-                y = _add_cells(load(scores, o + b, EIGHT), cells, indices, weights, r, r + corners, depth, b, EIGHT)
+                y = _add_cells(load(message, o + b, EIGHT), cells, indices, weights, r, r + corners, depth, b, EIGHT)
                 store(scores, o + b, y)
                 total = total + lower_four(y) + upper_four(y)
             if eights < depth:
                 o, b = o + eights, eights
-                y = _add_cells(load(scores, o, FOUR), cells, indices, weights, r, r + corners, depth, b, FOUR)
+                y = _add_cells(load(message, o, FOUR), cells, indices, weights, r, r + corners, depth, b, FOUR)
                 store(scores, o, y)
                 total = total + y
             store(part, p * U(4), total)

@@ -45,25 +45,28 @@ def exp_in_place(x, size):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def update_row(unary, smooth, alike, stride, channels, voxels, scores, q):
+def update_row(unary, alike, stride, channels, voxels, scores, q):
     """Probabilities of a row of voxels from its messages: softmax over label 0 and the channels.
 
     Args:
         unary: (channels, voxels) log p_l - log p_0, less the weighted mass of the kernels; flat.
-        smooth: (channels, stride) the messages Σ w·n·K(n·q) of one kernel; flat.
-        alike: (channels, stride) those of the other.
+        alike: (channels, stride) the messages Σ w·n·K(n·q) of one kernel; flat.
         stride: See there.
         channels: Labels besides label 0.
         voxels: At least 16.
-        scores: Scratch (channels · 16,).
-        q: (channels, voxels), becomes the probabilities; flat.
+        scores: Scratch (2 · channels · 16,).
+        q: (channels, voxels) the messages of the other kernel, becomes the probabilities; flat.
     """
     row, stride, channels = U(voxels), U(stride), U(channels)
+    tail, end = channels * U(16), row - U(16)
+    for c in range(channels):  # the last vector does some voxels again, whose messages are gone by then
+        store(scores, tail + c * U(16), load(q, c * row + end, SIXTEEN))
     for start in range(U(0), row, U(16)):
-        k = min(start, row - U(16))  # the last vector does some voxels again
+        k = min(start, end)
         total = highest = fill(np.float32(0), SIXTEEN)  # label 0's score: the others count from there
         for c in range(channels):
-            message = load(smooth, c * stride + k, SIXTEEN) + load(alike, c * stride + k, SIXTEEN)
+            smooth = load(q, c * row + k, SIXTEEN) if k < end else load(scores, tail + c * U(16), SIXTEEN)
+            message = smooth + load(alike, c * stride + k, SIXTEEN)
             store(scores, c * U(16), message)
             total = total + message
         for c in range(channels):

@@ -82,6 +82,23 @@ def store(typing_context, array, offset, vector):
 
 @intrinsic
 @no_type_check
+def prefetch(typing_context, array, offset):
+    """Begin to read a contiguous array at `offset`, which the processor would not guess."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (place.type,), kind)
+        builder.call(function, [place, number(0), number(3), number(1)])  # to read, often, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), generate
+
+
+@intrinsic
+@no_type_check
 def fill(typing_context, scalar, width):
     """A vector of one number."""
 
