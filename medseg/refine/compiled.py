@@ -19,8 +19,8 @@ from medseg.refine.gaussian import gaussian_taps
 from medseg.refine.gaussian_kernels import smooth_tiles, tile_count
 from medseg.refine.grid import GridAxis
 from medseg.refine.layout_kernels import gather, spread
-from medseg.refine.pruning import likely_labels, with_pruned_labels
-from medseg.refine.threads import LANES, Floats, Gaussians, Team, team
+from medseg.refine.pruning import likely_labels
+from medseg.refine.threads import LANES, Floats, Gaussians, Team, team, zeros
 
 # Kernels take so many voxels of a row at a time.
 SHORTEST_ROW = 16
@@ -132,37 +132,40 @@ def compiled_crf(
         mass = appearance.prepare(workers, weights[1]).reshape(shape) + smoothness.mass
         flat_p = ordered(probabilities)
         kept = likely_labels(flat_p.flatten(1), lambda: float(mass.max()), iterations, tolerance)
-        if len(kept) < len(probabilities):
-            flat_p = flat_p[list(kept)]
         q = _iterate(
             workers,
             probabilities=flat_p,
+            kept=kept,
             mass=mass,
             smoothness=smoothness,
             appearance=appearance,
             iterations=iterations,
         )
-    result = with_pruned_labels(q, kept, len(probabilities)).reshape(-1, *(space[axis] for axis in order))
-    return result.permute(0, *(1 + order.index(axis) for axis in range(len(order))))
+    return q.reshape(-1, *(space[axis] for axis in order)).permute(0, *(1 + order.index(axis) for axis in range(len(order))))
 
 
 def _iterate(
     workers: Team,
     *,
     probabilities: Float[Tensor, "labels A B K"],
+    kept: tuple[int, ...],
     mass: Floats,
     smoothness: Smoothness,
     appearance: Appearance,
     iterations: int,
 ) -> Float[Tensor, "labels A B K"]:
-    """Labels besides the first are carried, the first is what is missing to one."""
+    """Of the kept labels those besides the first are carried, the first is what is missing to one."""
     labels, a, b, k = probabilities.shape
-    channels, lines = labels - 1, a * b
+    channels, lines = len(kept) - 1, a * b
+    result = np.zeros(probabilities.shape, np.float32)
     if channels == 0:
-        return torch.ones_like(probabilities)
+        result[kept[0]] = 1
+        return torch.from_numpy(result)
+    if len(kept) < labels:
+        probabilities = probabilities[list(kept)]
     last = appearance.pixels_last
     depth = channels + -channels % LANES if last else 0
-    unary, q = np.empty((2, lines * k * (depth or channels)), np.float32)
+    unary, q = zeros(lines * k * (depth or channels)), zeros(lines * k * (depth or channels))
     p = probabilities.contiguous().numpy().reshape(-1)
     workers.share(lines, partial(spread, p, mass.reshape(-1), unary, q, channels, depth, k))
     appearance.begin(workers, q, channels)
@@ -171,9 +174,9 @@ def _iterate(
         again = iteration + 1 < iterations
         appearance.update(workers, unary, q, smoothness.rest, again)
     del unary
-    result = np.empty(p.size, np.float32)
-    workers.share(lines, partial(gather, q, result, channels, depth, k, lines))
-    return torch.from_numpy(result).reshape(probabilities.shape)
+    numbers = np.array(kept)
+    workers.share(lines, partial(gather, q, result.reshape(-1), numbers, channels, depth, k, lines))
+    return torch.from_numpy(result)
 
 
 def three_axes(shape: Sequence[int]) -> list[int]:

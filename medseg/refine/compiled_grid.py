@@ -14,7 +14,7 @@ from torch import Tensor
 from medseg.refine.gaussian_kernels import smooth_tiles, tile_count
 from medseg.refine.grid import GridAxis
 from medseg.refine.grid_kernels import refine_planes, slice_planes, splat_planes
-from medseg.refine.threads import LANES, Floats, Gaussians, Team
+from medseg.refine.threads import LANES, Floats, Gaussians, Team, zeros
 
 
 class CompiledGrid:
@@ -74,7 +74,7 @@ class CompiledGrid:
         return self._weight, self._value, self._places, self._sizes
 
     def _empty(self, channels: int) -> Floats:
-        return np.zeros(math.prod(self._sizes) * (channels + -channels % LANES), np.float32)
+        return zeros(math.prod(self._sizes) * (channels + -channels % LANES))
 
     def _filtered(self, team: Team, x: Floats) -> Floats:
         grid = self._empty(1)

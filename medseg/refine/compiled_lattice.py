@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.refine import lattice_kernels as kernels
 from medseg.refine import lattice_points as points
 from medseg.refine.lattice import USUAL, LatticeMode, kernel_mass, passes_of, step_bounds
-from medseg.refine.threads import LANES, Floats, Gaussians, Team, team
+from medseg.refine.threads import LANES, Floats, Gaussians, Team, team, zeros
 
 
 class CompiledLattice:
@@ -83,7 +84,7 @@ class CompiledLattice:
     def begin(self, team: Team, q: Floats, channels: int) -> None:
         """See `Appearance`."""
         depth = q.size // self._indices.shape[0]
-        self._cells = tuple(np.zeros((2, (self.vertices + 1) * depth), np.float32))
+        self._cells = (zeros((self.vertices + 1) * depth), zeros((self.vertices + 1) * depth))
         self._splat(team, q, depth, self._cells[0])
 
     def update(self, team: Team, unary: Floats, q: Floats, gaussians: Gaussians, again: bool) -> None:
@@ -92,25 +93,28 @@ class CompiledLattice:
         cells, free = self._blurred(team, self._cells, depth, passes_of(self._mode, backwards=False))
 
         def rows(part: Floats, first: int, last: int) -> None:
-            kernels.refine_rows(cells, unary, q, depth, self._indices, self._weights, gaussians[1], part, first, last)
+            kernels.refine_rows(cells, unary, q, depth, self._lattice(), gaussians[1], part, first, last)
 
         free.fill(0)
         target = free if again else free[:0]
         team.add_up(self._indices.shape[0] // self._row, target, lambda *_: slice(None), rows)
         self._cells = (free, cells)
 
+    def _lattice(self) -> tuple[NDArray[np.int32], Floats, tuple[int, ...]]:
+        return self._indices.reshape(-1), self._weights.reshape(-1), (0,) * self._indices.shape[1]
+
     def _message(self, team: Team, q: Floats, depth: int, passes: Iterable[bool]) -> Floats:
-        cells = tuple(np.zeros((2, (self.vertices + 1) * depth), np.float32))
+        cells = (zeros((self.vertices + 1) * depth), zeros((self.vertices + 1) * depth))
         self._splat(team, q, depth, cells[0])
         blurred, _ = self._blurred(team, cells, depth, passes)
         result = np.zeros_like(q)
-        work = partial(kernels.slice_pixels, blurred, depth, self._indices, self._weights, result)
+        work = partial(kernels.slice_pixels, blurred, depth, *self._lattice(), result)
         team.share(self._indices.shape[0], work)
         return result
 
     def _splat(self, team: Team, q: Floats, depth: int, cells: Floats) -> None:
         def work(part: Floats, first: int, last: int) -> None:
-            kernels.splat_pixels(q, depth, self._indices, self._weights, part, first, last)
+            kernels.splat_pixels(q, depth, *self._lattice(), part, first, last)
 
         team.add_up(self._indices.shape[0], cells, lambda *_: slice(None), work)
 

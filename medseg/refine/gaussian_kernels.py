@@ -110,7 +110,7 @@ def _fetch(data, place, following, n, post, first, last):
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
 def _scaled_blocks(source, start, apart, target, to, to_apart, width, blocks, factor):
-    """factor · so many blocks, each of `width` numbers, `apart` in the source and `to_apart` in the target."""
+    """Scale so many blocks, each of `width` numbers, `apart` in the source and `to_apart` in the target."""
     sixteens, fours = U(width - width % 16), U(width - width % 4)
     for block in range(blocks):
         here, there = U(start + block * apart), U(to + block * to_apart)

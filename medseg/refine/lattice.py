@@ -160,7 +160,7 @@ def step_bounds(features: Float[Tensor, "d pixels"], mode: LatticeMode) -> tuple
         ValueError: If the points span more than an integer of 64 bits can number.
     """
     d = features.shape[0]
-    corners = torch.stack(torch.aminmax(features.double(), dim=1))  # (2, d)
+    corners = torch.stack((features.amin(1), features.amax(1))).double()  # (2, d)
     # Every coordinate is linear in the features, so its extremes are sums of the features' extremes.
     basis = _elevate(torch.eye(d, dtype=torch.float64, device=features.device), mode.fineness)  # (d, d+1)
     counts = (basis[:, d:] - basis[:, :d]) / (d + 1)

@@ -27,31 +27,44 @@ from medseg.refine.vectors import (
 )
 
 
+_ZERO, _ONE = np.float32(0), np.float32(1)
+# Sums of so large exponentials are finite numbers in single precision.
+_LARGEST_EXPONENT = np.float32(60)
+
+
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _splat_block(q, s, indices, weights, cells, first, last, depth, b, width):
+def _splat_block(q, s, indices, weights, cells, r, corners, depth, b, width):
     x = load(q, s, width)
-    for r in range(first, last):
-        o = U(indices[r]) * depth + b
-        store(cells, o, load(cells, o, width) + weights[r] * x)
+    for corner in range(len(corners)):
+        o = U(indices[r + U(corner)]) * depth + b
+        store(cells, o, load(cells, o, width) + weights[r + U(corner)] * x)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def splat_pixels(q, depth, indices, weights, cells, first, last):
+def splat_pixels(q, depth, indices, weights, corners, cells, first, last):
     """Add the weighted pixels first … last of q (pixels, depth) to the cells (vertices, depth).
 
     Neighbouring pixels share most of their vertices, so the cells that are added to stay in the cache.
+
+    Args:
+        q: Flat.
+        depth: A multiple of four.
+        indices: (pixels, corners), flat.
+        weights: As the indices.
+        corners: A tuple of as many zeros: known when this is compiled, so that the loops over them are written out.
+        cells: Flat.
+        first: See there.
+        last: See there.
     """
-    corners, depth = U(indices.shape[1]), U(depth)
-    eights = depth - depth % U(8)
-    flat_indices, flat_weights = indices.reshape(-1), weights.reshape(-1)
+    depth, eights = U(depth), U(depth - depth % 8)
     for p in range(U(first), U(last)):
-        r, s = p * corners, p * depth
+        r, s = p * U(len(corners)), p * depth
         for b in range(U(0), eights, U(8)):
-            _splat_block(q, s + b, flat_indices, flat_weights, cells, r, r + corners, depth, b, EIGHT)
+            _splat_block(q, s + b, indices, weights, cells, r, corners, depth, b, EIGHT)
         if eights < depth:
-            _splat_block(q, s + eights, flat_indices, flat_weights, cells, r, r + corners, depth, eights, FOUR)
+            _splat_block(q, s + eights, indices, weights, cells, r, corners, depth, eights, FOUR)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -72,29 +85,27 @@ def blur_vertices(source, target, depth, neighbours, side, first, last):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _add_cells(y, cells, indices, weights, first, last, depth, b, width):
-    for r in range(first, last):
-        y = y + weights[r] * load(cells, U(indices[r]) * depth + b, width)
+def _add_cells(y, cells, indices, weights, r, corners, depth, b, width):
+    for corner in range(len(corners)):
+        y = y + weights[r + U(corner)] * load(cells, U(indices[r + U(corner)]) * depth + b, width)
     return y
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def slice_pixels(cells, depth, indices, weights, message, first, last):
-    """Add to messages (pixels, depth) first … last the weighted sum of each pixel's cells."""
-    corners, depth = U(indices.shape[1]), U(depth)
-    flat_indices, flat_weights = indices.reshape(-1), weights.reshape(-1)
+def slice_pixels(cells, depth, indices, weights, corners, message, first, last):
+    """Add to messages (pixels, depth) first … last the weighted sum of each pixel's cells; as `splat_pixels`."""
+    depth = U(depth)
     for p in range(U(first), U(last)):
-        r = p * corners
+        r = p * U(len(corners))
         for b in range(U(0), depth, U(4)):
             o = p * depth + b
-            y = _add_cells(load(message, o, FOUR), cells, flat_indices, flat_weights, r, r + corners, depth, b, FOUR)
-            store(message, o, y)
+            store(message, o, _add_cells(load(message, o, FOUR), cells, indices, weights, r, corners, depth, b, FOUR))
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def refine_rows(cells, unary, q, depth, indices, weights, gaussian, target, first, last):
+def refine_rows(cells, unary, q, depth, lattice, gaussian, target, first, last):
     """One iteration for rows first … last: the rest of both messages, the update, and the next splat.
 
     A row is done at once, so that what it needs stays in the cache.
@@ -105,57 +116,83 @@ def refine_rows(cells, unary, q, depth, indices, weights, gaussian, target, firs
             lanes that are no channel; flat.
         q: (rows, K, depth) smoothed along the other axes, becomes the probabilities; flat.
         depth: See there.
-        indices: (pixels, corners).
-        weights: (pixels, corners).
+        lattice: (indices, weights, corners) as of `splat_pixels`.
         gaussian: (taps, scale) of the smoothness kernel along K.
         target: The cells of the next iteration; empty to make none.
         first: See there.
         last: See there.
     """
+    indices, weights, corners = lattice
     taps, scale = gaussian
-    voxels, size = U(scale.size), U(scale.size * depth)
+    voxels, size = scale.size, scale.size * depth
     together = max(TILE // depth, 1)
-    corners, depth = U(indices.shape[1]), U(depth)
-    flat_indices, flat_weights = indices.reshape(-1), weights.reshape(-1)
-    scores = aligned_zeros(np.int64(size) + 16)
-    zero = aligned_zeros(np.int64(voxels) + 16)
-    totals = aligned_zeros(np.int64(voxels) + 4)
-    for line in range(U(first), U(last)):
-        begin, r = line * size, line * voxels * corners
-        if (np.int64(line) - first) % together == 0:
-            lines = min(together, last - np.int64(line))
-            part = q[np.int64(begin) : np.int64(begin) + lines * np.int64(size)]
-            smooth_tiles(part, scale.size, np.int64(depth), taps, scale, 0, tile_count(lines, np.int64(depth)))
-        _add_slices(q[begin:], scores, cells, flat_indices[r:], flat_weights[r:], corners, depth, totals[:voxels])
-        _lower_to_highest(scores, unary[begin:], depth, totals[:voxels], zero)
+    scores, ones = aligned_zeros(size + 16), aligned_zeros(voxels + 16)
+    for line in range(first, last):
+        begin, pixel = line * size, line * voxels
+        if (line - first) % together == 0:
+            lines = min(together, last - line)
+            part = q[begin : begin + lines * size]
+            smooth_tiles(part, voxels, depth, taps, scale, 0, tile_count(lines, depth))
+        _score(q[begin:], unary[begin:], scores, cells, lattice, pixel, depth, ones[:voxels])
         exp_in_place(scores, size)
-        exp_in_place(zero, voxels)
-        _normalise(scores, depth, zero[:voxels], q[begin:])
+        _normalise(scores, depth, ones[:voxels], q[begin:])
         if target.size:
-            splat_pixels(q, depth, indices, weights, target, line * voxels, (line + U(1)) * voxels)
+            splat_pixels(q, depth, indices, weights, corners, target, pixel, pixel + voxels)
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _add_slices(message, scores, cells, indices, weights, corners, depth, totals):
-    """Add what the lattice has for a row of pixels to its message, and sum over the channels of each: four pixels at a time."""
-    eights, part = depth - depth % U(8), aligned_zeros(16)
-    for start in range(U(0), U(totals.size), U(4)):
-        count = min(U(4), U(totals.size) - start)
-        for p in range(count):
-            o, r = (start + p) * depth, (start + p) * corners
-            total = fill(np.float32(0), FOUR)
+def _score(message, unary, scores, cells, lattice, pixel, depth, ones):
+    """What the exponentials of a row's pixels are taken of, four pixels at a time, and e^0 of label 0.
+
+    Both are relative to label 0's score, or to a higher one where its exponential would not be a finite number.
+    """
+    indices, weights, corners = lattice
+    depth, eights, part = U(depth), U(depth - depth % 8), aligned_zeros(16)
+    highest, highest_four = fill(_ZERO, EIGHT), fill(_ZERO, FOUR)
+    for group in range(U(0), U(ones.size), U(4)):
+        start = min(group, U(ones.size) - U(4))  # the last group does some pixels again
+        for p in range(U(0), U(4)):
+            o, r = (start + p) * depth, (U(pixel) + start + p) * U(len(corners))
+            total = fill(_ZERO, FOUR)
             for b in range(U(0), eights, U(8)):
-                y = _add_cells(load(message, o + b, EIGHT), cells, indices, weights, r, r + corners, depth, b, EIGHT)
+                y = load(message, o + b, EIGHT)
+                y = _add_cells(y, cells, indices, weights, r, corners, depth, b, EIGHT)
                 store(scores, o + b, y)
                 total = total + lower_four(y) + upper_four(y)
             if eights < depth:
-                o, b = o + eights, eights
-                y = _add_cells(load(message, o, FOUR), cells, indices, weights, r, r + corners, depth, b, FOUR)
-                store(scores, o, y)
-                total = total + y
+                four = load(message, o + eights, FOUR)
+                four = _add_cells(four, cells, indices, weights, r, corners, depth, eights, FOUR)
+                store(scores, o + eights, four)
+                total = total + four
             store(part, p * U(4), total)
-        _store_some(totals, start, count, _sums(part))
+        store(part, U(0), _sums(part))
+        for p in range(U(0), U(4)):
+            o, sum_of_pixel = (start + p) * depth, part[p]
+            for b in range(o, o + eights, U(8)):
+                z = load(scores, b, EIGHT) + load(unary, b, EIGHT) + fill(sum_of_pixel, EIGHT)
+                store(scores, b, z)
+                highest = larger(highest, z)
+            if eights < depth:
+                four = load(scores, o + eights, FOUR) + load(unary, o + eights, FOUR) + fill(sum_of_pixel, FOUR)
+                store(scores, o + eights, four)
+                highest_four = larger(highest_four, four)
+    ones[:] = _ONE
+    if largest_of(larger(larger(lower_four(highest), upper_four(highest)), highest_four)) > _LARGEST_EXPONENT:
+        _lower_to_highest(scores, depth, ones)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+@no_type_check
+def _lower_to_highest(scores, depth, ones):
+    for v in range(U(ones.size)):
+        highest = fill(_ZERO, FOUR)
+        for b in range(v * depth, (v + U(1)) * depth, U(4)):
+            highest = larger(highest, load(scores, b, FOUR))
+        most = largest_of(highest)
+        ones[v] = np.exp(-most)
+        for b in range(v * depth, (v + U(1)) * depth, U(4)):
+            store(scores, b, load(scores, b, FOUR) - fill(most, FOUR))
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -169,54 +206,20 @@ def _sums(part):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _store_some(target, start, count, y):
-    if count == U(4):
-        store(target, start, y)
-    else:
-        rest = aligned_zeros(4)
-        store(rest, U(0), y)
-        for p in range(count):
-            target[start + p] = rest[p]
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-@no_type_check
-def _lower_to_highest(scores, unary, depth, totals, zero):
-    """Add the unary and the totals, and take off the highest score, of which label 0's zero is one."""
-    eights = depth - depth % U(8)
-    for v in range(U(totals.size)):
-        o, total = v * depth, totals[v]
-        highest, four = fill(np.float32(0), EIGHT), fill(np.float32(0), FOUR)
-        for b in range(o, o + eights, U(8)):
-            z = load(scores, b, EIGHT) + load(unary, b, EIGHT) + fill(total, EIGHT)
-            store(scores, b, z)
-            highest = larger(highest, z)
-        if eights < depth:
-            four = load(scores, o + eights, FOUR) + load(unary, o + eights, FOUR) + fill(total, FOUR)
-            store(scores, o + eights, four)
-        most = max(largest_of(larger(larger(lower_four(highest), upper_four(highest)), four)), np.float32(0))
-        zero[v] = -most
-        for b in range(o, o + eights, U(8)):
-            store(scores, b, load(scores, b, EIGHT) - fill(most, EIGHT))
-        if eights < depth:
-            store(scores, o + eights, four - fill(most, FOUR))
-
-
-@njit(cache=True, nogil=True, fastmath=FAST)
-@no_type_check
-def _normalise(shares, depth, zero, q):
-    part, eights = aligned_zeros(16), depth - depth % U(8)
-    for start in range(U(0), U(zero.size), U(4)):
-        count = min(U(4), U(zero.size) - start)
-        for p in range(count):
+def _normalise(shares, depth, ones, q):
+    """Divide every pixel's shares by their sum, label 0's among them."""
+    part, depth, eights = aligned_zeros(16), U(depth), U(depth - depth % 8)
+    for group in range(U(0), U(ones.size), U(4)):
+        start = min(group, U(ones.size) - U(4))
+        for p in range(U(0), U(4)):
             o = (start + p) * depth
             total = load(shares, o, FOUR)
             for b in range(o + U(4), o + depth, U(4)):
                 total = total + load(shares, b, FOUR)
             store(part, p * U(4), total)
         store(part, U(0), _sums(part))
-        for p in range(count):
-            o, inverse = (start + p) * depth, np.float32(1) / (zero[start + p] + part[p])
+        for p in range(U(0), U(4)):
+            o, inverse = (start + p) * depth, _ONE / (ones[start + p] + part[p])
             for b in range(o, o + eights, U(8)):
                 store(q, b, inverse * load(shares, b, EIGHT))
             if eights < depth:

@@ -12,6 +12,7 @@ from numba import njit
 from medseg.refine.vectors import U
 
 _EMPTY = np.int64(-1)
+_BLOCK = 64
 _GOLDEN = U(0x9E3779B97F4A7C15)  # Fibonacci hashing
 
 
@@ -44,6 +45,72 @@ def find(key, keys, numbers, missing):
     return missing
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+@no_type_check
+def _place_in_lattice(features, stretch, first, count, elevated, nearest, above, rank):
+    """Of `count` pixels the nearest point of the lattice's coarsest part, what is above it, and its rank by axis.
+
+    Pixels come fastest in all arrays, so that many are worked on at once. `nearest` is in multiples of d+1.
+    """
+    d = features.shape[0]
+    axes = d + 1
+    total, excess = elevated[d + 1], rank[d + 1]
+    for p in range(count):
+        total[p] = 0.0
+        excess[p] = 0
+    for j in range(d, 0, -1):
+        for p in range(count):
+            scaled = features[j - 1, first + p] * stretch[j - 1]
+            elevated[j, p] = total[p] - j * scaled
+            total[p] += scaled
+    for p in range(count):
+        elevated[0, p] = total[p]
+    for j in range(axes):
+        for p in range(count):
+            whole = np.rint(elevated[j, p] / axes)
+            nearest[j, p] = np.int32(whole)
+            excess[p] += np.int32(whole)
+            above[j, p] = elevated[j, p] - whole * axes
+            rank[j, p] = 0
+    for j in range(d):
+        for i in range(j + 1, axes):
+            for p in range(count):
+                less = np.int32(above[j, p] < above[i, p])
+                rank[j, p] += less
+                rank[i, p] += np.int32(1) - less
+    for j in range(axes):
+        for p in range(count):
+            place = rank[j, p] + excess[p]
+            over = np.int32(place > d) - np.int32(place < 0)
+            rank[j, p] = place - over * np.int32(axes)
+            nearest[j, p] -= over
+            above[j, p] = (above[j, p] + over * axes) / axes
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def _corners_of(origin, steps, count, nearest, above, rank, corner_keys, share):
+    """Of `count` pixels the keys of the lattice points around them, and the distances that their weights lie between.
+
+    The lowest corner's step counts are (last coordinate - coordinate j) / (d+1); the next is a step from it along the
+    coordinate of the highest rank, and so on.
+    """
+    d = steps.size - 1
+    for corner in range(d + 1):
+        for p in range(count):
+            corner_keys[corner, p] = origin
+            share[corner, p] = 0.0
+        for j in range(d + 1):
+            step = steps[j]
+            for p in range(count):
+                corner_keys[corner, p] += np.int64(rank[j, p] > d - corner) * step
+                share[corner, p] += above[j, p] if rank[j, p] == d - corner else 0.0
+        for j in range(d):
+            step = steps[j]
+            for p in range(count):
+                corner_keys[corner, p] += np.int64(nearest[d, p] - nearest[j, p]) * step
+
+
 @njit(cache=True, nogil=True)
 @no_type_check
 def embed_pixels(features, stretch, origin, steps, table, vertices, indices, weights):
@@ -61,57 +128,23 @@ def embed_pixels(features, stretch, origin, steps, table, vertices, indices, wei
     """
     keys, numbers = table
     d, pixels = features.shape
-    elevated, above, share = np.empty(d + 1), np.empty(d + 1), np.empty(d + 2)
-    nearest, rank, by_rank = np.empty(d + 1, np.int64), np.empty(d + 1, np.int64), np.empty(d + 1, np.int64)
-    strides = steps[:d]
+    elevated, above, share = np.empty((d + 2, _BLOCK)), np.empty((d + 1, _BLOCK)), np.empty((d + 1, _BLOCK))
+    nearest, rank = np.empty((d + 1, _BLOCK), np.int32), np.empty((d + 2, _BLOCK), np.int32)
+    corner_keys = np.empty((d + 1, _BLOCK), np.int64)
     count = 0
-    for p in range(pixels):
-        total = 0.0
-        for j in range(d, 0, -1):
-            scaled = features[j - 1, p] * stretch[j - 1]
-            elevated[j] = total - j * scaled
-            total += scaled
-        elevated[0] = total
-        excess = 0
-        for j in range(d + 1):
-            nearest[j] = np.int64(np.rint(elevated[j] / (d + 1)))
-            excess += nearest[j]
-            above[j] = elevated[j] - nearest[j] * (d + 1)
-            rank[j] = 0
-        for j in range(d):
-            for i in range(j + 1, d + 1):
-                less = np.int64(above[j] < above[i])  # no branch: it would be guessed wrong half the time
-                rank[j] += less
-                rank[i] += 1 - less
-        share[:] = 0
-        for j in range(d + 1):
-            rank[j] += excess
-            if rank[j] < 0:
-                rank[j] += d + 1
-                nearest[j] += 1
-                above[j] -= d + 1
-            elif rank[j] > d:
-                rank[j] -= d + 1
-                nearest[j] -= 1
-                above[j] += d + 1
-            delta = above[j] / (d + 1)
-            share[d - rank[j]] += delta
-            share[d + 1 - rank[j]] -= delta
-        share[0] += 1 + share[d + 1]
-        if count + d + 1 > vertices.size:
+    for first in range(0, pixels, _BLOCK):
+        together = min(_BLOCK, pixels - first)
+        _place_in_lattice(features, stretch, first, together, elevated, nearest, above, rank)
+        _corners_of(origin, steps, together, nearest, above, rank, corner_keys, share)
+        if count + (d + 1) * together > vertices.size:
             return -1
-        # The step counts of the lowest corner: (last coordinate - coordinate j) / (d+1), nearest being multiples.
-        key = origin
-        for j in range(d):
-            key += (nearest[d] - nearest[j]) * strides[j]
-            by_rank[rank[j]] = j
-        by_rank[rank[d]] = d
-        for corner in range(d + 1):
-            if corner > 0:  # the next corner is a step along the coordinate whose turn it is
-                key += steps[by_rank[d + 1 - corner]]
-            number, count = _find_or_add(key, keys, numbers, vertices, count)
-            indices[p, corner] = number
-            weights[p, corner] = share[corner]
+        for p in range(together):
+            before = share[d, p] - 1
+            for corner in range(d + 1):
+                number, count = _find_or_add(corner_keys[corner, p], keys, numbers, vertices, count)
+                indices[first + p, corner] = number
+                weights[first + p, corner] = share[corner, p] - before
+                before = share[corner, p]
     return count
 
 
@@ -135,7 +168,10 @@ def link_vertices(steps, table, vertices, neighbours):
     """Fill neighbours (directions, vertices, 2); a missing one is numbered one past the last."""
     keys, numbers = table
     missing = np.int32(vertices.size)
+    neighbours[:] = missing
     for j in range(steps.size):
         for m in range(vertices.size):
-            neighbours[j, m, 0] = find(vertices[m] + steps[j], keys, numbers, missing)
-            neighbours[j, m, 1] = find(vertices[m] - steps[j], keys, numbers, missing)
+            after = find(vertices[m] + steps[j], keys, numbers, missing)
+            if after != missing:
+                neighbours[j, m, 0] = after
+                neighbours[j, after, 1] = m

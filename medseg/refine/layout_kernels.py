@@ -128,12 +128,13 @@ def _turn(rows, target, pixel, depth):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def gather(q, result, channels, depth, voxels, lines, first, last):
+def gather(q, result, numbers, channels, depth, voxels, lines, first, last):
     """Probabilities label by label, label 0 among them, of lines first … last: `spread` backwards.
 
     Args:
         q: As of `spread`.
-        result: (channels + 1, lines, voxels), flat.
+        result: (labels, lines, voxels), flat.
+        numbers: (channels + 1,) which of the labels is label 0, which is channel 0, …
         channels: As of `spread`, and so `depth`, `voxels`, `first` and `last`.
         depth: See there.
         voxels: See there.
@@ -152,9 +153,9 @@ def gather(q, result, channels, depth, voxels, lines, first, last):
             rest = fill(_ONE, SIXTEEN)
             for c in range(count):
                 x = load(shares, c * U(16), SIXTEEN) if depth else load(q, (line * count + c) * row + k, SIXTEEN)
-                store(result, (c + U(1)) * size + o, x)
+                store(result, U(numbers[c + U(1)]) * size + o, x)
                 rest = rest - x
-            store(result, o, larger(rest, np.float32(0)))
+            store(result, U(numbers[0]) * size + o, larger(rest, np.float32(0)))
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# So many stay in the cache.
+_PIXELS_AT_ONCE = 8192
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,8 @@ def plan_pruning(
         iterations: Of the mean field.
         tolerance: Largest bound on the dropped labels' joint probability.
     """
-    ratio = (probabilities / probabilities.amax(0)).amax(1).double()
+    parts = probabilities.split(_PIXELS_AT_ONCE, dim=1)
+    ratio = torch.stack([(part / part.amax(0)).amax(1) for part in parts]).amax(0).double()
     bound = ratio
     for _ in range(iterations):
         bound = (ratio * torch.exp(weight * bound)).clamp_max(1.0)
