@@ -141,7 +141,9 @@ def compiled_crf(
             appearance=appearance,
             iterations=iterations,
         )
-    return q.reshape(-1, *(space[axis] for axis in order)).permute(0, *(1 + order.index(axis) for axis in range(len(order))))
+    return q.reshape(-1, *(space[axis] for axis in order)).permute(
+        0, *(1 + order.index(axis) for axis in range(len(order)))
+    )
 
 
 def _iterate(

@@ -65,7 +65,7 @@ def smooth_tiles(data, n, post, taps, scale, first, last):
     """
     reach = taps.size - 1
     # Rows of a tile: `reach` of them before the stretch that is being summed, and `reach` after it.
-    buffer, sums = aligned_zeros((_STRETCH + 2 * reach + 2) * TILE), aligned_zeros(4 * TILE)
+    buffer = aligned_zeros((_STRETCH + 2 * reach) * TILE)
     for number in range(first, last):
         place = _place_of(number, data.size, n, post)
         following = _place_of(min(number + 1, last - 1), data.size, n, post)
@@ -75,14 +75,12 @@ def smooth_tiles(data, n, post, taps, scale, first, last):
         for begin in range(0, n, _STRETCH):
             count = min(_STRETCH, n - begin)
             _copy_rows(data, place, post, scale, begin + reach, begin + reach + count + count % 2, buffer, 2 * reach)
-            for i in range(0, count, 4):
+            for i in range(0, count, 2):
                 if post >= TILE:
                     ahead = begin + reach + _STRETCH + i
-                    _fetch(data, place, following, n, post, ahead, ahead + 4)
-                _sum_rows(buffer, (i + reach) * TILE, taps, lanes, sums, 0)
-                if i + 2 < count:
-                    _sum_rows(buffer, (i + 2 + reach) * TILE, taps, lanes, sums, 2 * TILE)
-                _write_rows(sums, scale, data, place, post, begin + i, min(begin + i + 4, begin + count))
+                    _fetch(data, place, following, n, post, ahead, ahead + 2)
+                _sum_rows(buffer, i, taps, lanes)
+            _write_rows(buffer, scale, data, place, post, begin, begin + count)
             if begin + _STRETCH < n:
                 for x in range(U(0), U(2 * reach * TILE), U(16)):
                     store(buffer, x, load(buffer, U(_STRETCH * TILE) + x, SIXTEEN))
@@ -111,18 +109,21 @@ def _fetch(data, place, following, n, post, first, last):
 @no_type_check
 def _scaled_blocks(source, start, apart, target, to, to_apart, width, blocks, factor):
     """Scale so many blocks, each of `width` numbers, `apart` in the source and `to_apart` in the target."""
-    sixteens, fours = U(width - width % 16), U(width - width % 4)
+    sixteens, fours, rest = U(width - width % 16), U(width - width % 4), U(width - 16)
     for block in range(blocks):
         here, there = U(start + block * apart), U(to + block * to_apart)
         if width == 4:
             store(target, there, factor * load(source, here, FOUR))
-            continue
-        for x in range(U(0), sixteens, U(16)):
-            store(target, there + x, factor * load(source, here + x, SIXTEEN))
-        for x in range(sixteens, fours, U(4)):
-            store(target, there + x, factor * load(source, here + x, FOUR))
-        for x in range(fours, U(width)):
-            target[there + x] = factor * source[here + x]
+        elif width >= 16:
+            for x in range(U(0), sixteens, U(16)):
+                store(target, there + x, factor * load(source, here + x, SIXTEEN))
+            if sixteens < U(width):  # the last vector does some numbers again
+                store(target, there + rest, factor * load(source, here + rest, SIXTEEN))
+        else:
+            for x in range(U(0), fours, U(4)):
+                store(target, there + x, factor * load(source, here + x, FOUR))
+            for x in range(fours, U(width)):
+                target[there + x] = factor * source[here + x]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -145,14 +146,17 @@ def _copy_rows(data, place, post, scale, first, last, buffer, to):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _write_rows(sums, scale, data, place, post, first, last):
+def _write_rows(buffer, scale, data, place, post, first, last):
     base, blocks, width = place
     n = scale.size
-    if post == 1 and last - first == 4:
-        _turn_out(sums, data, base + first, n, blocks, scale, first)
-        return
-    for i in range(first, last):
-        _scaled_blocks(sums, (i - first) * TILE, width, data, base + i * post, n * post, width, blocks, scale[i])
+    fours = first
+    if post == 1:
+        fours = last - (last - first) % 4
+        for i in range(first, fours, 4):
+            _turn_out(buffer, (i - first) * TILE, data, base + i, n, blocks, scale, i)
+    for i in range(fours, last):
+        row = (i - first) * TILE
+        _scaled_blocks(buffer, row, width, data, base + i * post, n * post, width, blocks, scale[i])
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
@@ -191,15 +195,15 @@ def _turn_in(data, start, n, lines, scale, i, buffer, row):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _turn_out(sums, data, start, n, lines, scale, i):
+def _turn_out(buffer, row, data, start, n, lines, scale, i):
     factor, tile = load(scale, U(i), FOUR), U(TILE)
     for line in range(0, lines, 4):
-        o = U(line)
+        o = U(row + line)
         x = transposed(
-            load(sums, o, FOUR),
-            load(sums, o + tile, FOUR),
-            load(sums, o + tile + tile, FOUR),
-            load(sums, o + tile + tile + tile, FOUR),
+            load(buffer, o, FOUR),
+            load(buffer, o + tile, FOUR),
+            load(buffer, o + tile + tile, FOUR),
+            load(buffer, o + tile + tile + tile, FOUR),
         )
         a, b, c, d = _four_lines(start, n, line, lines)
         # Backwards: what stands for a line beyond the last is overwritten by the last.
@@ -211,12 +215,12 @@ def _turn_out(sums, data, start, n, lines, scale, i):
 
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
-def _sum_rows(buffer, middle, taps, lanes, sums, to):
-    """Σ taps[|m|] · row[i + m] of a tile's row and the next."""
-    tile = U(TILE)
+def _sum_rows(buffer, i, taps, lanes):
+    """Σ taps[|m|] · row[middle + m] of two rows, where the first that was summed was: nobody needs that any more."""
+    tile, first = U(TILE), U(i * TILE)
     for x in range(U(0), U(lanes), U(32)):
         # Two vectors of each of two rows: what one row reads, the other reads a step later.
-        low = U(middle) + x
+        low = first + U(taps.size - 1) * tile + x
         high = low + tile
         below, below2 = load(buffer, low, SIXTEEN), load(buffer, low + U(16), SIXTEEN)
         above, above2 = load(buffer, high, SIXTEEN), load(buffer, high + U(16), SIXTEEN)
@@ -230,8 +234,7 @@ def _sum_rows(buffer, middle, taps, lanes, sums, to):
             one, one2 = one + tap * (next_below + above), one2 + tap * (next_below2 + above2)
             two, two2 = two + tap * (below + next_above), two2 + tap * (below2 + next_above2)
             below, below2, above, above2 = next_below, next_below2, next_above, next_above2
-        o = U(to) + x
-        store(sums, o, one)
-        store(sums, o + U(16), one2)
-        store(sums, o + tile, two)
-        store(sums, o + tile + U(16), two2)
+        store(buffer, first + x, one)
+        store(buffer, first + x + U(16), one2)
+        store(buffer, first + tile + x, two)
+        store(buffer, first + tile + x + U(16), two2)
