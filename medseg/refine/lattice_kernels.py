@@ -26,7 +26,6 @@ from medseg.refine.vectors import (
     upper_four,
 )
 
-
 _ZERO, _ONE = np.float32(0), np.float32(1)
 # Sums of so large exponentials are finite numbers in single precision.
 _LARGEST_EXPONENT = np.float32(60)

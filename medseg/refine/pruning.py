@@ -47,7 +47,7 @@ def plan_pruning(
         iterations: Of the mean field.
         tolerance: Largest bound on the dropped labels' joint probability.
     """
-    parts = probabilities.split(_PIXELS_AT_ONCE, dim=1)
+    parts = torch.split(probabilities, _PIXELS_AT_ONCE, dim=1)
     ratio = torch.stack([(part / part.amax(0)).amax(1) for part in parts]).amax(0).double()
     bound = ratio
     for _ in range(iterations):
