@@ -29,8 +29,9 @@ class CompiledGrid:
 
     def __init__(self, image: Float[Tensor, "A B K"], axes: Sequence[GridAxis]) -> None:
         self._axes = axes
-        # A voxel reads the cell below and the one above it, so there are two at least.
-        a, b, k, v = (max(axis.cells, 2) for axis in axes)
+        # A voxel reads the cell below and the one above it, so there are two at least; but B may be missing.
+        a, k, v = (max(axes[n].cells, 2) for n in (0, 2, 3))
+        b = axes[1].cells if image.shape[1] == 1 else max(axes[1].cells, 2)
         self._sizes = (a, b, k, v + -v % 4)  # rows of cells are whole vectors
         self._places = tuple(_places(n, axis) for n, axis in zip(image.shape, axes, strict=False))
         self._value: Floats = (

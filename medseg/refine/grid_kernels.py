@@ -28,10 +28,11 @@ def _share(source, target, first, part):
     size = U(source.size)
     low = U(first) * size
     for x in range(U(0), size, U(16)):
-        y = load(source, x, SIXTEEN)
+        # All is read before anything is written: a read that lies 4096 bytes from a write would wait for it.
+        y, one, two = load(source, x, SIXTEEN), load(target, low + x, SIXTEEN), load(target, low + size + x, SIXTEEN)
         above = part * y
-        store(target, low + x, load(target, low + x, SIXTEEN) + (y - above))
-        store(target, low + size + x, load(target, low + size + x, SIXTEEN) + above)
+        store(target, low + x, one + (y - above))
+        store(target, low + size + x, two + above)
         store(source, x, np.float32(0) * y)
 
 
@@ -134,6 +135,14 @@ def _slice_row(row, channels, weight, value, k_cell, k_part, values, stride, ali
             store(alike, p0 + k, y[0])
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def _row_and_plane(sizes, channels):
+    """A row of cells and a plane of them; the same where a plane is one row."""
+    row = aligned_zeros(sizes[2] * sizes[3] * ((channels + 3) // 4) * 4)
+    return row, row if sizes[1] == 1 else aligned_zeros(sizes[1] * row.size)
+
+
 @njit(cache=True, nogil=True, fastmath=FAST)
 @no_type_check
 def splat_planes(q, channels, voxels, grid, origin, first, last):
@@ -150,8 +159,7 @@ def splat_planes(q, channels, voxels, grid, origin, first, last):
         last: One past the plane to end with.
     """
     weight, value, ((a_cell, a_part), (b_cell, b_part), (k_cell, k_part)), sizes = voxels
-    row = aligned_zeros(sizes[2] * sizes[3] * ((channels + 3) // 4) * 4)
-    plane = aligned_zeros(sizes[1] * row.size)
+    row, plane = _row_and_plane(sizes, channels)
     rows, length = b_cell.size, k_cell.size
     for a in range(first, last):
         for b in range(rows):
@@ -159,7 +167,8 @@ def splat_planes(q, channels, voxels, grid, origin, first, last):
             part = slice(line * length, (line + 1) * length)
             lines = q[line * length * channels : (line + 1) * length * channels]
             _splat_row(lines, channels, weight[part], value[part], k_cell, k_part, sizes[3], row)
-            _share(row, plane, b_cell[b], b_part[b])
+            if sizes[1] > 1:
+                _share(row, plane, b_cell[b], b_part[b])
         _share(plane, grid, a_cell[a] - origin, a_part[a])
 
 
@@ -176,13 +185,13 @@ def slice_planes(grid, voxels, result, first, last):
         last: See there.
     """
     weight, value, ((a_cell, a_part), (b_cell, b_part), (k_cell, k_part)), sizes = voxels
-    row = aligned_zeros(sizes[2] * sizes[3] * 4)
-    plane = aligned_zeros(sizes[1] * row.size)
+    row, plane = _row_and_plane(sizes, 1)
     rows, length = b_cell.size, k_cell.size
     for a in range(first, last):
         _between(grid, a_cell[a], a_part[a], plane)
         for b in range(rows):
-            _between(plane, b_cell[b], b_part[b], row)
+            if sizes[1] > 1:
+                _between(plane, b_cell[b], b_part[b], row)
             part = slice((a * rows + b) * length, (a * rows + b + 1) * length)
             _slice_row(row, 1, weight[part], value[part], k_cell, k_part, sizes[3], length, result[part])
 
@@ -209,12 +218,8 @@ def refine_planes(grid, unary, q, channels, voxels, gaussians, target, origin, f
     weight, value, ((a_cell, a_part), (b_cell, b_part), (k_cell, k_part)), sizes = voxels
     (b_taps, b_scale), (k_taps, k_scale) = gaussians
     rows, length = b_cell.size, k_cell.size
-    row = aligned_zeros(sizes[2] * sizes[3] * ((channels + 3) // 4) * 4)
-    plane, next_row, next_plane = (
-        aligned_zeros(sizes[1] * row.size),
-        np.zeros_like(row),
-        aligned_zeros(sizes[1] * row.size),
-    )
+    row, plane = _row_and_plane(sizes, channels)
+    next_row, next_plane = _row_and_plane(sizes, channels)
     stride = (length + 15) // 16 * 16
     alike, scores = aligned_zeros(channels * stride), aligned_zeros(2 * channels * 16)
     size = rows * channels * length
@@ -228,7 +233,8 @@ def refine_planes(grid, unary, q, channels, voxels, gaussians, target, origin, f
             smooth_tiles(part_q, length, 1, k_taps, k_scale, 0, tile_count(planes * rows * channels, 1))
         _between(grid, a_cell[a], a_part[a], plane)
         for b in range(rows):
-            _between(plane, b_cell[b], b_part[b], row)
+            if sizes[1] > 1:
+                _between(plane, b_cell[b], b_part[b], row)
             line = a * rows + b
             part = slice(line * length, (line + 1) * length)
             _slice_row(row, channels, weight[part], value[part], k_cell, k_part, sizes[3], stride, alike)
@@ -236,6 +242,7 @@ def refine_planes(grid, unary, q, channels, voxels, gaussians, target, origin, f
             update_row(unary[part_q], alike, stride, channels, length, scores, q[part_q])
             if target.size:
                 _splat_row(q[part_q], channels, weight[part], value[part], k_cell, k_part, sizes[3], next_row)
-                _share(next_row, next_plane, b_cell[b], b_part[b])
+                if sizes[1] > 1:
+                    _share(next_row, next_plane, b_cell[b], b_part[b])
         if target.size:
             _share(next_plane, target, a_cell[a] - origin, a_part[a])
