@@ -1,11 +1,12 @@
 """Dice and surface Dice before and after the dense CRF, on held-out cases, and a search for settings.
 
-python -m tests.benchmarks.crf_presets [--model NAME|FOLDER ...] [--cases 20] [--search 60] [--data ../shared/data]
+python -m tests.benchmarks.crf_presets [--mr NAME|FOLDER ...] [--ct NAME|FOLDER ...] [--cases 20] [--search 60]
 
 Where scores come from:
-- every model that is named, on the validation cases of Task04_Hippocampus (every fifth);
+- every model that is named, on cases that none was trained on: every fifth of Task04_Hippocampus, and the patients of
+  headneck_ct from 201 on;
 - scribbles on the same scans: two hundredths of every label's voxels are known, the others belong to the nearest;
-- CT (headneck_ct) with a poor classifier's scores: the reference, warped by some mm and blurred.
+- a poor classifier on the same CT: the reference, warped by some mm and blurred.
 
 The first half of each kind's cases is searched on, the second reported. The search draws settings at random and ranks
 them by the mean change of Dice over the kinds of one modality.
@@ -131,22 +132,30 @@ def surface(scored: Scored, found: NDArray[np.int64]) -> float:
 
 def gather_mr(root: Path, models: Sequence[str], count: int) -> dict[str, tuple[str, list[Scored]]]:
     """By kind of scores: the modality, and that many cases."""
-    kinds: dict[str, tuple[str, list[Scored]]] = {}
     brains = _pairs(find_cases(root / "Task04_Hippocampus")[::5], count)
-    for name in models:
-        model = medseg.load_model(name)
-        title = Path(name).parent.name if Path(name).is_dir() else name
-        kinds[title] = ("mr", [Scored(volume, truth, scores_of(volume, model)) for volume, truth in brains])
+    kinds = _kinds_of_models("mr", models, brains)
     kinds["scribbles, MR"] = ("mr", [Scored(v, truth, scores_of_scribbles(truth)) for v, truth in brains])
     return kinds
 
 
-def gather_ct(root: Path, count: int) -> dict[str, tuple[str, list[Scored]]]:
+def gather_ct(root: Path, models: Sequence[str], count: int) -> dict[str, tuple[str, list[Scored]]]:
     """As `gather_mr`."""
-    kinds: dict[str, tuple[str, list[Scored]]] = {}
-    necks = _pairs(find_cases(root / "headneck_ct")[::7], count // 2)
+    held_out = [case for case in find_cases(root / "headneck_ct") if case.name >= "kbp_201"]
+    necks = _pairs(held_out, count)
+    kinds = _kinds_of_models("ct", models, necks)
     kinds["warped, CT"] = ("ct", [Scored(v, truth, scores_of_poor_classifier(truth)) for v, truth in necks])
     kinds["scribbles, CT"] = ("ct", [Scored(v, truth, scores_of_scribbles(truth)) for v, truth in necks])
+    return kinds
+
+
+def _kinds_of_models(
+    modality: str, models: Sequence[str], pairs: Sequence[tuple[Volume, Segmentation]]
+) -> dict[str, tuple[str, list[Scored]]]:
+    kinds = {}
+    for name in models:
+        model = medseg.load_model(name)
+        title = Path(name).parent.name if Path(name).is_dir() else name
+        kinds[title] = (modality, [Scored(volume, truth, scores_of(volume, model)) for volume, truth in pairs])
     return kinds
 
 
@@ -205,7 +214,8 @@ def report(kinds: dict[str, tuple[str, list[Scored]]], others: Sequence[str]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--mr", action="append", default=[], metavar="MODEL")
+    parser.add_argument("--ct", action="append", default=[], metavar="MODEL")
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--search", type=int, default=0, metavar="DRAWS")
     parser.add_argument("--preset", action="append", default=["common"], help="Reported beside the modality's own.")
@@ -213,9 +223,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED)
     arguments = parser.parse_args()
     for modality in arguments.only or ("mr", "ct"):
-        models = arguments.model or ["hippocampus-mr"]
-        mr = modality == "mr"
-        kinds = gather_mr(arguments.data, models, arguments.cases) if mr else gather_ct(arguments.data, arguments.cases)
+        gather, models = (gather_mr, arguments.mr) if modality == "mr" else (gather_ct, arguments.ct)
+        kinds = gather(arguments.data, models, arguments.cases)
         if arguments.search:
             search(kinds, modality, arguments.search)
         report(kinds, arguments.preset)
