@@ -156,7 +156,12 @@ class Accepts(Settings):
 
 
 class ModelCard(Settings):
-    """What people must know of a model before they use it."""
+    """What people must know of a model before they use it.
+
+    Attributes:
+        tried_on: Scans of other kinds that the finished model is tried on for its card: their paths, relative to the
+            folder of the data, by what they are.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     version: str = "1.0.0"
@@ -167,6 +172,7 @@ class ModelCard(Settings):
     data_source: str
     licence: str
     authors: str = "medseg developers"
+    tried_on: dict[str, str] = Field(default_factory=dict)
 
 
 class TrainConfig(Settings):
