@@ -202,6 +202,16 @@ class TrainConfig(Settings):
             raise ValueError(f"training.patch {self.training.patch} is not one voxel thick along axis {thin_axis}")
         return self
 
+    @model_validator(mode="after")
+    def _sides_are_known(self) -> TrainConfig:
+        sides = self.training.augmentation.sides
+        if unknown := {index for pair in sides for index in pair} - set(self.labels.indices):
+            raise ValueError(f"training.augmentation.sides names {min(unknown)}, which is no label")
+        if sides and self.preparation.orientation[0] not in "RL":
+            turned = self.preparation.orientation
+            raise ValueError(f"training.augmentation.sides needs a first axis between right and left, not {turned}")
+        return self
+
 
 class PredictConfig(Settings):
     """One YAML in configs/predict: the settings of `medseg predict`, under the names of its options."""
