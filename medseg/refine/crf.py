@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -132,7 +133,7 @@ def mean_field(
     log_p = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
     q = log_p.softmax(0)
     for _ in range(iterations):
-        message = torch.stack([weight * kernel(q) for weight, kernel in kernels]).sum(0)
+        message = reduce(torch.add, [weight * kernel(q) for weight, kernel in kernels])
         q = (log_p + message if penalty is None else log_p - penalty @ message).softmax(0)
     return q
 

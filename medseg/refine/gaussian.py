@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Beyond four sd lies 6e-5 of a Gaussian's mass.
 REACH_SD = 4.0
-# Up to this length a line is multiplied by its whole Toeplitz matrix, beyond that in blocks with their margins.
+# Up to this length a line is multiplied by its whole Toeplitz matrix, beyond that in blocks.
 _WHOLE_LINE = 160
 _BLOCK = 64
 
@@ -44,29 +44,41 @@ class SmoothnessFilter:
     ) -> None:
         self.shape = tuple(shape)
         self.taps = [gaussian_taps(sd, n) for sd, n in zip(sd_voxels, shape, strict=True)]
-        self._matrices = []
-        for taps, n in zip(self.taps, self.shape, strict=True):
-            reach = taps.numel() - 1
-            whole = n <= max(_WHOLE_LINE, 3 * reach)
-            matrix = toeplitz(taps, n, n) if whole else toeplitz(taps, _BLOCK + 2 * reach, _BLOCK, reach)
-            self._matrices.append((matrix.to(device, dtype), reach, whole))
+        self._blocks = [_blocks(taps, n, dtype, device) for taps, n in zip(self.taps, self.shape, strict=True)]
 
     def apply(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
         """The Gaussian, axis by axis; what lies outside the image is zero."""
         size = x.shape
-        for axis, (n, (matrix, reach, whole)) in enumerate(zip(self.shape, self._matrices, strict=True)):
+        for axis, (n, blocks) in enumerate(zip(self.shape, self._blocks, strict=True)):
             if n == 1:
                 continue
-            lines = x.reshape(size[0] * math.prod(self.shape[:axis]), n, math.prod(self.shape[axis + 1 :]))
-            x = matrix @ lines if whole else _blockwise(lines, matrix, reach)
+            post = math.prod(self.shape[axis + 1 :])
+            # Matrix products read parts of lines where they lie, if lines are rows or columns of a matrix.
+            if post == 1:
+                lines = x.reshape(-1, n)
+                x = _joined([lines[:, part] @ matrix for part, matrix in blocks])
+            else:
+                lines = x.reshape(-1, n, post)
+                x = _joined([matrix.T @ lines[:, part] for part, matrix in blocks])
         return x.reshape(size)
 
     adjoint = apply  # the matrix is symmetric
 
 
-def _blockwise(lines: Float[Tensor, "pre n post"], matrix: Tensor, reach: int) -> Float[Tensor, "pre n post"]:
-    pre, n, post = lines.shape
-    missing = -n % _BLOCK
-    padded = torch.nn.functional.pad(lines, (0, 0, reach, reach + missing))
-    blocks = padded.unfold(1, _BLOCK + 2 * reach, _BLOCK) @ matrix  # (pre, blocks, post, _BLOCK)
-    return blocks.transpose(2, 3).reshape(pre, n + missing, post)[:, :n]
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def _blocks(taps: Tensor, n: int, dtype: torch.dtype, device: torch.device) -> list[tuple[slice, Tensor]]:
+    """What of a line reaches each of its blocks, and the matrix that it is to be multiplied by."""
+    reach = taps.numel() - 1
+    length = n if n <= max(_WHOLE_LINE, 3 * reach) else _BLOCK
+    blocks = []
+    known: dict[tuple[int, int, int], Tensor] = {}
+    for start in range(0, n, length):
+        first, last = max(start - reach, 0), min(start + length + reach, n)
+        sizes = (last - first, min(length, n - start), start - first)
+        if sizes not in known:
+            known[sizes] = toeplitz(taps, *sizes).to(device, dtype)
+        blocks.append((slice(first, last), known[sizes]))
+    return blocks

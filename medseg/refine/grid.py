@@ -95,26 +95,43 @@ def _taps(variance: float, cells: int, total: float | None) -> Float[Tensor, " t
 class BilateralGrid:
     """K(i, j) = exp(-|p_i - p_j|²/2sd² - (v_i - v_j)²/2sd_v²), as a Gaussian on a coarse grid over space and value.
 
+    All pixels of an index share their place along its axis. So a sparse matrix interpolates along the last spatial axis
+    and in value, line by line, and small dense ones along the other axes, together with their blur.
+
     Args:
         image: (1, *space), float.
         axes: From `plan_grid`.
     """
 
     def __init__(self, image: Float[Tensor, "1 ..."], axes: Sequence[GridAxis]) -> None:
-        self.axes = axes
-        self._blurs = [toeplitz(a.taps, a.cells, a.cells).to(image) for a in axes]
-        self._interpolation = _interpolation(image[0] - image.amin(), axes)
+        shape = image.shape[1:]
+        lines = [GridAxis(1.0, n, torch.ones(1)) for n in shape[:-1]]
+        self._interpolation = _interpolation(image[0] - image.amin(), [*lines, *axes[-2:]])
+        blurs = [toeplitz(a.taps, a.cells, a.cells) for a in axes]
+        # Matrices along every axis of what comes from the lines and of what goes back to them.
+        reads = [_reading(n, a) for n, a in zip(shape[:-1], axes, strict=False)]
+        inwards = [blur @ read.T for blur, read in zip(blurs, reads, strict=False)]
+        self._inwards = [m.to(image) for m in (*inwards, *blurs[-2:])]
+        self._outwards = [m.to(image) for m in reads]
 
     def apply(self, x: Float[Tensor, "channels pixels"]) -> Float[Tensor, "channels pixels"]:
         """Splat, blur along every axis, slice."""
         cells = self._interpolation.splat(x.T.contiguous())
         channels = x.shape[0]
-        for axis, blur in enumerate(self._blurs):
-            pre = math.prod(a.cells for a in self.axes[:axis])
-            cells = blur @ cells.reshape(pre, self.axes[axis].cells, -1)
+        sizes = [m.shape[1] for m in self._inwards]
+        for matrices in (self._inwards, self._outwards):
+            for axis, matrix in enumerate(matrices):
+                cells = matrix @ cells.reshape(math.prod(sizes[:axis]), sizes[axis], -1)
+                sizes[axis] = matrix.shape[0]
         return self._interpolation.slice(cells.reshape(-1, channels)).T
 
     adjoint = apply  # every blur is symmetric, they commute, and slicing is the transpose of splatting
+
+
+def _reading(n: int, axis: GridAxis) -> Float[Tensor, "n cells"]:
+    """The matrix that interpolates cells at every index of an image's axis."""
+    position = torch.arange(n, dtype=torch.float64) / axis.cell
+    return (1 - (position[:, None] - torch.arange(axis.cells)).abs()).clamp_min(0)
 
 
 def _interpolation(values: Float[Tensor, "*space"], axes: Sequence[GridAxis]) -> Interpolation:
