@@ -16,7 +16,7 @@ from medseg.refine.operators import Interpolation
 
 # Cell sizes in sd. Linear interpolation blurs by 1/3 cell² (splat and slice together), which the blur leaves out; what
 # then remains of the error shrinks with the fourth power of the cell. A grid for a small spatial sd has many cells.
-_FINE_CELL, _CELL, _CELL_OF_SMALL_SD = 0.5, 0.67, 0.85
+_FINE_CELL, _CELL, _CELL_OF_SMALL_SD = 0.5, 0.67, 0.82
 _SMALL_SD_VOXELS = 5.5
 _FEW_CELLS = 50_000  # so many are nothing to blur: a grid that has no more is fine
 # A grid of more than this many cells per pixel is mostly empty: a sparse lattice serves better.

@@ -1,6 +1,6 @@
 """CRF-RNN trained jointly with FCN-8s on real slices: does the loss fall, does the CRF learn, and what does it bring?
 
-python -m tests.benchmarks.crfrnn_training [--steps 200] [--joint 100] [--data ../shared/data]
+python -m tests.benchmarks.crfrnn_training [--steps 150] [--joint 50] [--data ../shared/data]
 
 FCN-8s (an eighth of the paper's width) sees short-axis slices of Sunnybrook, the middle of each at half its resolution.
 Then training goes on twice from the same weights for the same number of steps: of FCN-8s alone, and of FCN-8s with five
@@ -25,7 +25,7 @@ from medseg.networks.fcn import FCN8s
 from medseg.training.cases import Case, find_cases, read_image
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-SIZE = 80  # of the slices that the networks see
+SIZE = 64  # of the slices that the networks see
 
 
 def slices_of(cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
@@ -74,8 +74,8 @@ def report(name: str, losses: list[float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--joint", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--joint", type=int, default=50)
     parser.add_argument("--data", type=Path, default=SHARED)
     arguments = parser.parse_args()
     torch.manual_seed(0)
