@@ -17,6 +17,7 @@ from medseg.labels import LabelSet
 from medseg.model import Model
 from medseg.prepare import prepare, prepare_labels
 from medseg.report import Measuring, Report, mapped, reoriented
+from medseg.resources import memory_kept
 from medseg.study import Finding
 from medseg.volume import LabelSlab, Segmentation, Slab, Volume
 
@@ -53,6 +54,13 @@ def segment(
     found, wanted = volume.array.shape[0], model.info.network.in_channels
     if found != wanted:
         raise ModelError(f"Scan has {found} channels, {model.info.name} takes {wanted}; choose another --model.")
+    with memory_kept():
+        return _segment(volume, model, refiners, device, progress)
+
+
+def _segment(
+    volume: Volume, model: Model, refiners: Sequence[Refiner], device: torch.device | str, progress: Progress
+) -> Segmentation:
     prepared = prepare(volume, model.preparation)
     slabs = features(prepared, model.network, model.windows, device=device, progress=progress)
     onto: dict[str, Any] = {"to": volume.geometry, "interpolation": model.windows.interpolation}
