@@ -22,7 +22,7 @@ _FLOAT = 4
 # What is in hand of planes on their way to the labels: their averages, a copy that has the channels last, and the
 # copy of the slab before, which the planes between the two still need.
 _COPIES = 3
-_KERNELS_MIB = 60.0  # loading the compiled kernels
+_KERNELS_MIB = 105.0  # loading the compiled kernels
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def plan(volume: Volume, model: Model, *, device: torch.device | str = "cpu", re
 
     extent = [max(n, size) for n, size in zip(prepared.geometry.shape, sweep.size, strict=True)]
     extent[sweep.axis] = sweep.size[sweep.axis]
-    ring = (channels + 1) * math.prod(extent) * _FLOAT / _MIB
+    ring = channels * math.prod(extent) * _FLOAT / _MIB
     slab = _COPIES * channels * PLANES_PER_SLAB * math.prod(extent) // sweep.size[sweep.axis] * _FLOAT / _MIB
     labels = math.prod(volume.geometry.shape) * np.dtype(model.labels.dtype).itemsize / _MIB
     peak = held + max(network_mib, slab) + ring + labels + _KERNELS_MIB
@@ -87,5 +87,5 @@ def _one_window(prepared: Volume, model: Model, device: torch.device | str) -> t
         seconds = time.perf_counter() - started
     channels = int(slabs[0].scores.shape[0])
     # The planes of the one window are not the network's; the ring counts them.
-    own = (2 * channels + 1) * math.prod(size) * _FLOAT / _MIB
+    own = 2 * channels * math.prod(size) * _FLOAT / _MIB
     return channels, seconds, max((peak_memory_mib() or before) - before - own, 0.0)

@@ -64,6 +64,16 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
             pass
 
 
+def load() -> None:
+    """Have the kernels ready: compiled, or loaded from where they were compiled before."""
+    scores, labels = np.zeros((2, 1, 1, 1), dtype=np.float32), np.zeros((2, 1, 1), dtype=np.uint16)
+    layer, place = _layer(None, 1), np.zeros(1, dtype=np.int32)
+    line = place, place, np.zeros(1, dtype=np.float32)
+    settle(scores.swapaxes(0, 1), *layer, scores.copy(), labels, 0, 1)
+    settle(scores, *layer, scores.copy(), labels, 0, 1)
+    between(tuple(labels), tuple(scores), np.float32(0), line, line, layer[0].T.copy(), layer[1], labels[0], 0, 1)
+
+
 def _planes(slabs: Iterator[Slab], head: Head | None, workers: Team) -> Iterator[tuple[int, _Plane]]:
     for slab in slabs:
         block = slab.scores.movedim(1 + slab.axis, 0).numpy()
@@ -71,7 +81,10 @@ def _planes(slabs: Iterator[Slab], head: Head | None, workers: Team) -> Iterator
         scores = np.empty((planes, rows, columns, channels), dtype=np.float32)
         classes = np.empty((planes, rows, columns), dtype=np.uint16)
         workers.share(rows, partial(settle, block, *_layer(head, channels), scores, classes))
-        yield from ((slab.start + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True)))
+        start = slab.start
+        del slab, block  # before the next windows need the memory
+        yield from ((start + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True)))
+        del scores, classes
 
 
 def _layer(head: Head | None, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

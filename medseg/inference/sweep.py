@@ -22,7 +22,7 @@ from medseg.volume import Slab, Volume
 Progress: TypeAlias = Callable[[int, int], None]
 
 # Planes that leave at once: few, so that what follows (interpolation, refinement) holds little.
-PLANES_PER_SLAB = 8
+PLANES_PER_SLAB = 4
 
 
 def silent(done: int, total: int) -> None:
@@ -51,6 +51,7 @@ def features(
     """
     sweep = plan_sweep(prepared.geometry.shape, windows)
     run = _Windows(prepared, network.to(device).eval(), windows, device)
+    weights = window_weights(windows).to(device)  # first of all: later it would part what a window leaves free
     ring: Ring | None = None
     done = 0
     for stop, following in zip(sweep.stops, (*sweep.stops[1:], None), strict=True):
@@ -60,15 +61,16 @@ def features(
                 scores = run.scores(batch)
                 if ring is None:
                     with torch.inference_mode(mode=False):
-                        weights = window_weights(windows).to(device)
                         ring = Ring(prepared.geometry.shape, scores.shape[1], sweep, weights)
                 for start, window_scores in zip(batch, scores, strict=True):
                     ring.add(window_scores, start)
+                del scores, window_scores  # before the next windows need the memory
             done += len(batch)
             progress(done, len(sweep))
         assert ring is not None  # every stop has at least one window
-        for first, scores in ring.leave(following, PLANES_PER_SLAB):
-            yield Slab(scores, sweep.axis, first, windows.average == "probabilities", run.head)
+        for first, averages in ring.leave(following, PLANES_PER_SLAB):
+            yield Slab(averages, sweep.axis, first, windows.average == "probabilities", run.head)
+            del averages
 
 
 def predict(
