@@ -198,8 +198,9 @@ class Predictor:
             Finding("unlike-training-data", f"Model {info.name} {doubt}; labels may be wrong.")
             for doubt in info.doubts(volume)
         ]
-        if self.settings.fast:
-            findings.append(Finding("fast", "Made with --fast; labels may differ from those of a full run."))
+        if choice.shortcuts:
+            options = ", ".join(choice.shortcuts)
+            findings.append(Finding("fast", f"Made with {options}; labels may differ from those of a full run."))
         if windows != choice.windows:
             less = "without mirrored passes and with less overlap; labels may differ from those of a full run."
             findings.append(Finding("less-memory", f"Memory was not enough; made again {less}"))

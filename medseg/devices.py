@@ -37,6 +37,15 @@ def device_title(device: str) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether a device computes with bfloat16 directly; asked of the machine at hand."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # PyTorch has no public probe; where these are gone, float32 is always right.
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return device == "cpu" and any(probe() for probe in probes if probe is not None)
+
+
 def peak_device_memory_mib(device: str) -> float | None:
     """The most GPU memory that torch has held so far; None for other devices."""
     return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.startswith("cuda") else None

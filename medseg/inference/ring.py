@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
+from tempfile import TemporaryFile
 
 import torch
 from jaxtyping import Float
@@ -26,17 +27,35 @@ class Ring:
 
     Args:
         shape: Voxels (I, J, K) of the volume.
-        channels: Of the scores.
+        like: Scores of windows (b, channels, i, j, k): as many channels, last in memory where they are.
         sweep: The windows.
         weights: Of a window's voxels, (i, j, k).
+        spill: Whether the sums are kept in a temporary file.
     """
 
-    def __init__(self, shape: Shape, channels: int, sweep: Sweep, weights: Float[Tensor, "i j k"]) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        like: Float[Tensor, "b channels i j k"],
+        sweep: Sweep,
+        weights: Float[Tensor, "i j k"],
+        *,
+        spill: bool = False,
+    ) -> None:
         self.shape, self.sweep, self.weights = shape, sweep, weights
         extent = [max(n, size) for n, size in zip(shape, sweep.size, strict=True)]
         self.depth = extent[sweep.axis] = sweep.size[sweep.axis]
         self.origin = [min(positions[0], 0) for positions in sweep.starts]
-        self.sums = _zeros((channels, *extent), weights.device)
+        channels = like.shape[1]
+        self.pages: mmap.mmap | None = None
+        if weights.device.type == "cpu":
+            self.pages = _pages(4 * channels * math.prod(extent), spill=spill)
+            flat = torch.frombuffer(self.pages, dtype=torch.float32)
+        else:
+            flat = weights.new_zeros(channels * math.prod(extent))
+        self.is_spilt = spill and self.pages is not None
+        is_last = channels > 1 and like.stride(1) == 1
+        self.sums = flat.view(*extent, channels).movedim(-1, 0) if is_last else flat.view(channels, *extent)
         self.first = sweep.stops[0]  # the first plane that has not left
 
     def add(self, scores: Float[Tensor, "channels i j k"], start: Shape) -> None:
@@ -48,6 +67,8 @@ class Ring:
             where[self.sweep.axis] = ring_planes
             taken = slice(window_planes.start - begin, window_planes.stop - begin)
             self.sums[:, *where].addcmul_(_along(scores, axis, taken), _along(self.weights[None], axis, taken))
+        if self.is_spilt and self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)  # they stay in the file
 
     def leave(self, following: int | None, planes: int) -> Iterator[tuple[int, Float[Tensor, "channels i j k"]]]:
         """The averages of all planes before `following` (of all that are left where it is None), and make room.
@@ -105,15 +126,17 @@ class Ring:
             begin += count
 
 
-def _zeros(shape: Sequence[int], device: torch.device) -> Float[Tensor, "channels i j k"]:
-    """Zeros; on the CPU in pages of their own, so that what is freed around them stays in one piece."""
-    if device.type != "cpu":
-        return torch.zeros(shape, device=device)
-    pages = mmap.mmap(-1, 4 * math.prod(shape), **_PRIVATE)
+def _pages(size: int, *, spill: bool) -> mmap.mmap:
+    """Zeroed memory of its own, so that what is freed around it stays in one piece; or of a file that nobody sees."""
+    if spill:
+        with TemporaryFile() as file:
+            file.truncate(size)
+            return mmap.mmap(file.fileno(), size)
+    pages = mmap.mmap(-1, size, **_PRIVATE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.float32).view(*shape)
+    return pages
 
 
 def _along(tensor: Tensor, axis: int, planes: slice) -> Tensor:
