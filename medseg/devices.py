@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import torch
@@ -44,6 +45,13 @@ def has_bfloat16(device: str) -> bool:
     # PyTorch has no public probe; where these are gone, float32 is always right.
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return device == "cpu" and any(probe() for probe in probes if probe is not None)
+
+
+def free_memory() -> None:
+    """Give back what nothing needs any more, also on the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_device_memory_mib(device: str) -> float | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from medseg.errors import ResourceError
+from medseg.errors import ConfigError, ResourceError
 
 if sys.platform != "win32":
     import resource
@@ -35,6 +36,19 @@ def memory_mib() -> float:
             return int(file.read().split()[1]) * resource.getpagesize() / 2**20
     except OSError:
         return peak_memory_mib() or 0.0
+
+
+def megabytes(text: str) -> float:
+    """A size such as 8GB, 500MB or 0.5GiB in MiB.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    units = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if found is None or found[2].lower() not in units:
+        raise ConfigError(f"Memory {text!r} is not a size; write for instance 8GB or 500MB.")
+    return float(found[1]) * units[found[2].lower()] / 2**20
 
 
 # glibc's numbers for mallopt, and what its own adaptation comes to once large blocks have been freed.
