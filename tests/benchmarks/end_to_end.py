@@ -74,7 +74,8 @@ def peer_python(work: Path) -> str:
 
 def run(case: Case, system: str, *, python: str, scan: Path, work: Path, clock: str) -> dict[str, Any] | None:
     """The figures of one run; None if it failed, whose last line of stderr is shown."""
-    output = work / f"{system}.nii.gz"
+    output = work / "out" / f"{system}.nii.gz"  # MONAI gives its output the scan's name
+    output.parent.mkdir(exist_ok=True)
     arguments = [python, "-m", "tests.benchmarks.end_to_end_run", clock, system, case.network, str(case.classes)]
     done = subprocess.run(
         [*arguments, str(scan), str(output)],
