@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 from collections import deque
@@ -18,7 +17,7 @@ import torch
 from medseg.case import Predictor, Progress
 from medseg.cases import Case, Result
 from medseg.config import PredictConfig
-from medseg.devices import choose_device
+from medseg.devices import choose_device, free_memory
 from medseg.errors import MedsegError, ResourceError
 from medseg.ledger import Failure, record_folder, write_failure
 from medseg.resources import out_of_memory, resource_error
@@ -88,13 +87,6 @@ class Runner:
 def record(case: Case, error: Exception, triage: Triage) -> None:
     """Write down why a case has no result, so that it is not tried again until something changes."""
     write_failure(record_folder(case.mask, case.folder), Failure.of(error, triage.attempt(case)))
-
-
-def free_memory() -> None:
-    """Give back what nothing needs any more, also on the GPU."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def run_batch(

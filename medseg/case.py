@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medseg.cases import Case, Result, identity_of
 from medseg.choice import Choice, fitting, named
-from medseg.config import PredictConfig
-from medseg.devices import device_title
+from medseg.config import PredictConfig, Windows
+from medseg.devices import device_title, free_memory
 from medseg.errors import MedsegError
 from medseg.formats import Algorithm
-from medseg.inputs import Input, read_input
+from medseg.inputs import read_input
 from medseg.labels import LabelSet
 from medseg.ledger import (
     FAILURE,
     Output,
     Record,
-    Scan,
     Status,
-    UsedModel,
     record_folder,
     sha256_of,
     stamp_of,
@@ -36,17 +33,17 @@ from medseg.locks import locked
 from medseg.model import Model, load_model
 from medseg.outputs import source_of
 from medseg.pipeline import segment
+from medseg.planning import fit
+from medseg.provenance import described, used, versions
 from medseg.publish import publish
 from medseg.refine import component_refiner, crf_refiner
-from medseg.resources import resource_error
+from medseg.resources import megabytes, out_of_memory, resource_error
 from medseg.stages import Stages
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
 from medseg.turns import turn
 from medseg.volume import Segmentation, Volume
 
 Progress = Callable[[int, int], None]
-
-_LIBRARIES = ("numpy", "torch", "monai", "nibabel", "pydicom", "highdicom")
 
 
 class Predictor:
@@ -79,6 +76,7 @@ class Predictor:
             _ = self._named.components  # a label that the model lacks is an error before any scan is read
         if settings.crf and settings.crf != "auto":
             crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
+        self._limit_mib = megabytes(settings.max_memory) if settings.max_memory else None
         self.following: Case | None = None
         self._models: dict[Path, Model] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
@@ -106,7 +104,7 @@ class Predictor:
             skip_done: Whether to leave a case alone whose outputs are whole and would be the same.
             wait: Whether to wait while another process does this case.
             smaller: Whether to spare memory: on the CPU if it was the GPU's that was not enough, which gives the same
-                labels; else without mirrored passes and with less overlap, which may not.
+                labels; else without mirrored passes and with less overlap, which may not. Sums wait in a file.
 
         Returns:
             What was done, or None if another process is doing it.
@@ -136,9 +134,9 @@ class Predictor:
                 return Record(
                     key=identity.key,
                     medseg=identity.version,
-                    versions=_versions(),
-                    input=_scan(case.input, volume, identity.input_sha256, stamp),
-                    model=_used(choice),
+                    versions=versions(),
+                    input=described(case.input, volume, identity.input_sha256, stamp),
+                    model=used(choice),
                     settings=identity.settings,
                     settings_sha256=identity.settings_sha256,
                     device=device_title(self.device),
@@ -174,7 +172,7 @@ class Predictor:
         info = choice.info
         volume = self._read(case, choice)
         stages.lap("read")
-        if self.following is not None:
+        if self.following is not None and self._limit_mib is None:  # which two scans might exceed
             self._read_ahead(self.following)
         if choice.folder not in self._models:
             self._models[choice.folder] = load_model(choice.folder)
@@ -182,27 +180,22 @@ class Predictor:
         device, windows = ("cpu" if smaller else self.device), choice.windows
         if smaller and device == self.device:
             windows = replace(choice, settings=choice.settings.model_copy(update={"fast": True})).windows
-        model = replace(self._models[choice.folder], windows=windows)
+        model, spill = replace(self._models[choice.folder], windows=windows), smaller
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
         if choice.components.anything:
             refiners.append(component_refiner(choice.components))
         with turn(device) as waited:
             if waited:
                 stages.lap("wait")
-            segmentation = segment(volume, model, refiners=refiners, device=device, progress=progress)
+            if self._limit_mib is not None:
+                within = fit(volume, model, self._limit_mib, device=device)
+                model, spill = replace(model, windows=within.windows), spill or within.spill
+                stages.lap("plan")
+            segmentation = segment(volume, model, refiners=refiners, device=device, spill=spill, progress=progress)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)
-        findings = [*segmentation.findings]
-        findings += [
-            Finding("unlike-training-data", f"Model {info.name} {doubt}; labels may be wrong.")
-            for doubt in info.doubts(volume)
-        ]
-        if self.settings.fast:
-            findings.append(Finding("fast", "Made with --fast; labels may differ from those of a full run."))
-        if windows != choice.windows:
-            less = "without mirrored passes and with less overlap; labels may differ from those of a full run."
-            findings.append(Finding("less-memory", f"Memory was not enough; made again {less}"))
+        findings = [*segmentation.findings, *_doubts(volume, choice, windows, model.windows)]
         if not segmentation.array.any():
             findings.append(Finding("nothing-found", "None of the labels was found in the scan."))
         return volume, replace(segmentation, findings=tuple(dict.fromkeys(findings)))
@@ -244,7 +237,7 @@ def run_cases(
         try:
             # The next one may be done already, where these are skipped; then reading it would be for nothing.
             predictor.following = waiting[0][0] if waiting and not skip_done else None
-            result = predictor.run(case, progress=progress(case), skip_done=skip_done, wait=wait)
+            result = _attempt(predictor, case, progress=progress(case), skip_done=skip_done, wait=wait)
         except Exception as error:  # whatever is wrong with this case, the next one may be sound
             mendable = error if isinstance(error, MedsegError) else resource_error(error)
             yield Result(case, None, case.folder, error=mendable or error)
@@ -255,34 +248,42 @@ def run_cases(
             yield result
 
 
+def _doubts(volume: Volume, choice: Choice, windows: Windows, used_windows: Windows) -> Iterator[Finding]:
+    """Why the labels may be wrong, or other than those of a full run.
+
+    Args:
+        volume: The scan.
+        choice: The model and what was asked for.
+        windows: What was chosen for want of memory, or `choice.windows`.
+        used_windows: What came of it within --max-memory.
+    """
+    for doubt in choice.info.doubts(volume):
+        yield Finding("unlike-training-data", f"Model {choice.info.name} {doubt}; labels may be wrong.")
+    other = "labels may differ from those of a full run."
+    if choice.shortcuts:
+        yield Finding("fast", f"Made with {', '.join(choice.shortcuts)}; {other}")
+    if windows != choice.windows:
+        less = "without mirrored passes and with less overlap"
+        yield Finding("less-memory", f"Memory was not enough; made again {less}; {other}")
+    if used_windows.size != windows.size:
+        size = " × ".join(map(str, used_windows.size))
+        yield Finding("narrow-windows", f"Made with windows of {size} for --max-memory; {other}")
+
+
+def _attempt(predictor: Predictor, case: Case, **how: Any) -> Result | None:
+    """Do a case; one that runs out of memory is tried once more with a smaller plan."""
+    try:
+        return predictor.run(case, **how)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    free_memory()  # here, where the frames of the traceback hold nothing any more
+    return predictor.run(case, smaller=True, **how)
+
+
 def keep(segmentation: Segmentation, labels: LabelSet) -> Segmentation:
     """The segmentation with all but these labels made background."""
     table = np.zeros(int(segmentation.array.max()) + 1, dtype=labels.dtype)
     kept = [index for index in labels.indices if index < len(table)]
     table[kept] = kept
     return replace(segmentation, array=table[segmentation.array], labels=labels)
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES}
-
-
-def _scan(scan: Input, volume: Volume, sha256: str, stamp: str | None) -> Scan:
-    geometry = volume.geometry
-    return Scan(
-        name=scan.series[0].hide(scan.paths[0].name) if len(scan.paths) == 1 else scan.name,
-        files=len(scan.paths),
-        sha256=sha256,
-        stamp=stamp,
-        shape=geometry.shape,
-        spacing_mm=geometry.spacing_mm,
-        orientation=geometry.orientation,
-        modality=volume.modality,
-    )
-
-
-def _used(choice: Choice) -> UsedModel:
-    card = choice.info.card
-    return UsedModel(
-        name=card.name, version=card.version, title=card.title, licence=card.licence, sha256=choice.info.sha256
-    )

@@ -54,7 +54,21 @@ class Choice:
             changes["overlap"] = min(FAST_OVERLAP, self.info.windows.overlap)
         if settings.overlap is not None:
             changes["overlap"] = settings.overlap
+        changes |= settings.model_dump(include={"tiling", "precision"}, exclude_none=True)
+        if settings.body_only:
+            changes["body_only"] = True
         return self.info.windows.model_copy(update=changes)
+
+    @property
+    def shortcuts(self) -> tuple[str, ...]:
+        """The options by which labels may differ from those that the model's own conventions give."""
+        settings, own = self.settings, self.info.windows
+        asked = [("--fast", settings.fast), ("--body-only", settings.body_only and not own.body_only)]
+        if settings.tiling is not None:
+            asked.append((f"--tiling {settings.tiling}", settings.tiling != own.tiling))
+        if settings.precision is not None:
+            asked.append((f"--precision {settings.precision}", settings.precision != own.precision))
+        return tuple(option for option, differs in asked if differs)
 
     @property
     def crf(self) -> str | None:

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from typing import Any
 
 import click
 
 from medseg.options import silence_libraries
-
-
-def megabytes(text: str) -> float:
-    """A size such as 8GB, 500MB or 0.5GiB in MiB.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    from medseg.errors import ConfigError
-
-    units = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    if found is None or found[2].lower() not in units:
-        raise ConfigError(f"Memory {text!r} is not a size; write for instance 8GB or 500MB.")
-    return float(found[1]) * units[found[2].lower()] / 2**20
 
 
 @click.command()
@@ -35,7 +19,7 @@ def megabytes(text: str) -> float:
 @click.option("--disable-tta", is_flag=True, default=None, help="No mirrored passes (test-time augmentation).")
 @click.option("--fast", is_flag=True, default=None, help="--disable-tta and --overlap 0.25.")
 @click.option("--frame", type=click.IntRange(min=0), help="Which volume of a 4D file, from 0.")
-@click.option("--max-memory", metavar="SIZE", help="End with 5 if the scan needs more, such as 8GB.")
+@click.option("--max-memory", metavar="SIZE", help="How it fits, such as into 8GB; ends with 5 if it cannot.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON on stdout.")
 def plan(scan: str, frame: int | None, max_memory: str | None, as_json: bool, **options: Any) -> None:
     """Tell how much memory and time a scan will take, without segmenting it.
@@ -47,18 +31,20 @@ def plan(scan: str, frame: int | None, max_memory: str | None, as_json: bool, **
     medseg plan scan.nii.gz --model runs/mine/model
     medseg plan scan.nii.gz --max-memory 8GB && medseg predict scan.nii.gz
     """
-    limit = megabytes(max_memory) if max_memory else None
     silence_libraries(verbose=False)
     from dataclasses import replace
 
     from medseg.choice import fitting, named
     from medseg.config import PredictConfig, validate
     from medseg.devices import choose_device
-    from medseg.errors import ConfigError, ResourceError
+    from medseg.errors import ConfigError
     from medseg.inputs import find_inputs, read_input
     from medseg.model import load_model
+    from medseg.planning import fit
     from medseg.planning import plan as make
+    from medseg.resources import megabytes
 
+    limit = megabytes(max_memory) if max_memory else None
     given = {key: value for key, value in options.items() if value is not None}
     settings = validate(given, PredictConfig, where="options")
     choice = named(settings)
@@ -78,8 +64,9 @@ def plan(scan: str, frame: int | None, max_memory: str | None, as_json: bool, **
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.seconds.items())
         click.echo(f"{choice.info.name}: {made.windows} windows; {stages}")
         click.echo(f"peak memory {made.peak_memory_mib:.0f} MiB, {made.ring_mib:.0f} MiB of it on the device")
-    if limit is not None and made.peak_memory_mib > limit:
-        raise ResourceError(
-            f"{scan}: needs about {made.peak_memory_mib:.0f} MiB, more than the {limit:.0f} MiB of --max-memory;"
-            " crop the scan, or choose a model of smaller windows."
-        )
+    if limit is not None:
+        found = fit(volume, model, limit, device=choose_device(settings.device))
+        if not as_json:
+            size = " × ".join(map(str, found.windows.size))
+            how = f"windows of {size}, " + ("sums in a temporary file" if found.spill else "sums in memory")
+            click.echo(f"fits into {limit:.0f} MiB: {how}, about {found.plan.peak_memory_mib:.0f} MiB")

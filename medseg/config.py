@@ -104,6 +104,11 @@ class Windows(Settings):
         padding_value: Fills windows that reach beyond the volume, in prepared units.
         mirror_axes: Axes along which mirrored passes are averaged (test-time augmentation).
         interpolation: From the prepared grid to the scan's own: linear on the scores, or nearest.
+        tiling: "overlap" as MONAI lays windows; "even" spreads them evenly, up to a quarter further apart, instead of
+            moving the last one back; "halo" gives every voxel to one window, which sees as far beyond it as the
+            network's receptive field, so that the scores are those of the whole image at once.
+        precision: Of the network's arithmetic; what follows is always in float32.
+        body_only: Whether only the box around the body is swept; all else is background.
     """
 
     size: Size
@@ -114,6 +119,9 @@ class Windows(Settings):
     padding_value: float = 0.0
     mirror_axes: tuple[Axis, ...] = ()
     interpolation: Literal["linear", "nearest"] = "linear"
+    tiling: Literal["overlap", "even", "halo"] = "overlap"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    body_only: bool = False
 
     @property
     def thin_axis(self) -> int | None:
@@ -221,6 +229,10 @@ class PredictConfig(Settings):
     overlap: float | None = Field(None, ge=0, lt=1)
     disable_tta: bool = False
     fast: bool = False
+    tiling: Literal["overlap", "even", "halo"] | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+    body_only: bool = False
+    max_memory: str | None = None  # such as 8GB
     roi_subset: tuple[str, ...] = ()
     crf: str | None = None  # a preset of medseg.refine, or "auto" for the one of the model's modality
     components: ComponentSettings = ComponentSettings()

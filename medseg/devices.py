@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 
 import torch
@@ -35,6 +36,22 @@ def choose_device(name: str | None) -> str:
 def device_title(device: str) -> str:
     """The device for people, with the name of the GPU."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether a device computes with bfloat16 directly; asked of the machine at hand."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # PyTorch has no public probe; where these are gone, float32 is always right.
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return device == "cpu" and any(probe() for probe in probes if probe is not None)
+
+
+def free_memory() -> None:
+    """Give back what nothing needs any more, also on the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_device_memory_mib(device: str) -> float | None:

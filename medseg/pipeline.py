@@ -12,11 +12,12 @@ import torch
 from medseg.errors import GeometryError, ModelError
 from medseg.formats import RESAMPLED, needs_grid, read_segmentation
 from medseg.geometry import Geometry
-from medseg.inference import Progress, export, features, highest, resample, silent
+from medseg.inference import Progress, around_body, export, features, highest, resample, silent
 from medseg.labels import LabelSet
 from medseg.model import Model
 from medseg.prepare import prepare, prepare_labels
 from medseg.report import Measuring, Report, mapped, reoriented
+from medseg.resources import memory_kept
 from medseg.study import Finding
 from medseg.volume import LabelSlab, Segmentation, Slab, Volume
 
@@ -29,6 +30,7 @@ def segment(
     *,
     refiners: Sequence[Refiner] = (),
     device: torch.device | str = "cpu",
+    spill: bool = False,
     progress: Progress = silent,
 ) -> Segmentation:
     """Label every voxel of a scan.
@@ -41,6 +43,7 @@ def segment(
         model: What to segment with; `load_model` gives one.
         refiners: Applied in order to the slabs on the scan's own grid, such as a dense CRF.
         device: Where the network runs.
+        spill: Whether planes that wait for later windows do so in a temporary file; slower, with the same labels.
         progress: Called with (windows done, windows in all).
 
     Returns:
@@ -53,8 +56,15 @@ def segment(
     found, wanted = volume.array.shape[0], model.info.network.in_channels
     if found != wanted:
         raise ModelError(f"Scan has {found} channels, {model.info.name} takes {wanted}; choose another --model.")
+    with memory_kept():
+        return _segment(volume, model, refiners, device=device, spill=spill, progress=progress)
+
+
+def _segment(volume: Volume, model: Model, refiners: Sequence[Refiner], **how: Any) -> Segmentation:
     prepared = prepare(volume, model.preparation)
-    slabs = features(prepared, model.network, model.windows, device=device, progress=progress)
+    if model.windows.body_only:
+        prepared = around_body(prepared)
+    slabs = features(prepared, model.network, model.windows, **how)
     onto: dict[str, Any] = {"to": volume.geometry, "interpolation": model.windows.interpolation}
     if not refiners:
         return assemble(export(slabs, prepared.geometry, **onto), model.labels, volume.geometry, volume.findings)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from medseg.config import Windows
+from medseg.errors import ConfigError, ResourceError
 from medseg.geometry import Geometry
-from medseg.inference import PLANES_PER_SLAB, features, plan_sweep
+from medseg.inference import COMPILED_FROM_VOXELS, PLANES_PER_SLAB, around_body, features, plan_sweep
 from medseg.model import Model
 from medseg.prepare import prepare
-from medseg.resources import memory_mib, peak_memory_mib
+from medseg.resources import memory_kept, memory_mib, peak_memory_mib
 from medseg.volume import Volume
 
 _MIB = 2**20
 _FLOAT = 4
-# What is in hand of planes on their way to the labels: their averages, a copy that has the channels last, and the
-# copy of the slab before, which the planes between the two still need.
-_COPIES = 3
-_KERNELS_MIB = 60.0  # loading the compiled kernels
+_COPIES = 2  # of planes on their way to the labels, while later windows run
+_KERNELS_MIB = 105.0  # loading the compiled kernels
+_WRITING_MIB = 110.0  # loading what reads the written file back
+_NARROWEST = 32  # voxels: windows are not made smaller than this
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,91 @@ def plan(volume: Volume, model: Model, *, device: torch.device | str = "cpu", re
         model: What to segment it with.
         device: Where the network runs.
         read_s: Seconds that reading the scan took.
+
+    Raises:
+        ConfigError: If the model lays tiles with a halo, whose memory is not foreseen.
     """
+    prepared, prepare_s = _prepared(volume, model)
+    made = _planned(volume, prepared, model, device=device, spill=False)
+    seconds = {"read": read_s, "prepare": prepare_s, **made.seconds}
+    return replace(made, seconds=seconds, peak_memory_mib=max(made.peak_memory_mib, peak_memory_mib() or 0.0))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a scan is segmented within a limit.
+
+    Attributes:
+        windows: The model's own, or narrower ones.
+        spill: Whether the planes that later windows still touch wait in a temporary file; the labels are the same.
+        plan: What it will take.
+    """
+
+    windows: Windows
+    spill: bool
+    plan: Plan
+
+
+def fit(volume: Volume, model: Model, limit_mib: float, *, device: torch.device | str = "cpu") -> Fit:
+    """The first way to segment a scan that keeps to a limit: as it is; with sums in a file; with narrower windows.
+
+    Args:
+        volume: The scan.
+        model: What to segment it with.
+        limit_mib: Memory that the process may hold on the host. A dense CRF is not counted.
+        device: Where the network runs.
+
+    Raises:
+        ResourceError: If no way does.
+        ConfigError: If the model lays tiles with a halo, whose memory is not foreseen.
+    """
+    prepared, _ = _prepared(volume, model)
+    least = math.inf
+    for windows, spill in _ways(model.windows):
+        made = _planned(volume, prepared, replace(model, windows=windows), device=device, spill=spill)
+        if made.peak_memory_mib <= limit_mib:
+            return Fit(windows, spill, made)
+        least = min(least, made.peak_memory_mib)
+    raise ResourceError(
+        f"The scan needs about {least:.0f} MiB at least, more than the {limit_mib:.0f} MiB of --max-memory; crop it, or"
+        " choose a model of a coarser grid."
+    )
+
+
+def _ways(windows: Windows) -> Iterator[tuple[Windows, bool]]:
+    yield windows, False
+    while True:
+        yield windows, True
+        i, j, k = (max(n // 32 * 16, _NARROWEST) if n > _NARROWEST else n for n in windows.size)
+        if (i, j, k) == windows.size:
+            return
+        windows = windows.model_copy(update={"size": (i, j, k)})
+
+
+def _prepared(volume: Volume, model: Model) -> tuple[Volume, float]:
+    if model.windows.tiling == "halo":
+        raise ConfigError("The memory of --tiling halo is not foreseen; leave --tiling or --max-memory out.")
     started = time.perf_counter()
     prepared = prepare(volume, model.preparation)
-    prepared_s = time.perf_counter() - started
+    prepared = around_body(prepared) if model.windows.body_only else prepared
+    return prepared, time.perf_counter() - started
+
+
+def _planned(volume: Volume, prepared: Volume, model: Model, *, device: torch.device | str, spill: bool) -> Plan:
     sweep = plan_sweep(prepared.geometry.shape, model.windows)
     passes = 2 ** len(model.windows.mirror_axes)
     held = memory_mib()
-    channels, window_s, network_mib = _one_window(prepared, model, device)
-
+    channels, window_s, network = _one_window(prepared, model, device)
     extent = [max(n, size) for n, size in zip(prepared.geometry.shape, sweep.size, strict=True)]
     extent[sweep.axis] = sweep.size[sweep.axis]
-    ring = (channels + 1) * math.prod(extent) * _FLOAT / _MIB
-    slab = _COPIES * channels * PLANES_PER_SLAB * math.prod(extent) // sweep.size[sweep.axis] * _FLOAT / _MIB
-    labels = math.prod(volume.geometry.shape) * np.dtype(model.labels.dtype).itemsize / _MIB
-    peak = held + max(network_mib, slab) + ring + labels + _KERNELS_MIB
-    seconds = {"read": read_s, "prepare": prepared_s, "network": window_s * len(sweep)}
-    return Plan(len(sweep) * passes, seconds, max(peak, peak_memory_mib() or 0.0), ring)
+    ring = channels * math.prod(extent) * _FLOAT / _MIB
+    slab = _COPIES * ring * PLANES_PER_SLAB / sweep.size[sweep.axis]
+    voxels = math.prod(volume.geometry.shape)
+    labels = voxels * np.dtype(model.labels.dtype).itemsize / _MIB
+    kernels = _KERNELS_MIB if voxels >= COMPILED_FROM_VOXELS and "numba" not in sys.modules else 0.0
+    waiting = channels * math.prod(sweep.size) * _FLOAT / _MIB if spill else ring  # of a file, what a window touches
+    peak = held + labels + max(network + slab + waiting + kernels, labels + _WRITING_MIB)
+    return Plan(len(sweep) * passes, {"network": window_s * len(sweep)}, peak, 0.0 if spill else ring)
 
 
 def _one_window(prepared: Volume, model: Model, device: torch.device | str) -> tuple[int, float, float]:
@@ -80,12 +152,11 @@ def _one_window(prepared: Volume, model: Model, device: torch.device | str) -> t
     size = model.windows.size
     part = np.ascontiguousarray(prepared.array[:, : size[0], : size[1], : size[2]])
     window = Volume(part, Geometry(part.shape[1:], prepared.geometry.affine))
-    before = memory_mib()
-    for _ in range(2):
-        started = time.perf_counter()
-        slabs = list(features(window, model.network, model.windows, device=device))
-        seconds = time.perf_counter() - started
-    channels = int(slabs[0].scores.shape[0])
-    # The planes of the one window are not the network's; the ring counts them.
-    own = (2 * channels + 1) * math.prod(size) * _FLOAT / _MIB
-    return channels, seconds, max((peak_memory_mib() or before) - before - own, 0.0)
+    with memory_kept():  # so that what was held at most is still there
+        before = memory_mib()
+        for _ in range(2):
+            started = time.perf_counter()
+            slabs = list(features(window, model.network, model.windows, device=device))
+            seconds = time.perf_counter() - started
+        own = sum(slab.scores.numel() for slab in slabs) * _FLOAT / _MIB
+        return int(slabs[0].scores.shape[0]), seconds, max(memory_mib() - before - own, 0.0)

@@ -200,6 +200,47 @@ def test_fast_drops_mirroring_and_overlap_and_says_that_labels_may_differ(tmp_pa
     assert record.settings["windows"]["overlap"] == 0.25
 
 
+def test_options_that_may_change_labels_are_named_in_one_finding(tmp_path, model):
+    scan = save_scan(tmp_path / "scan.nii.gz")
+    record = run(scan, tmp_path / "out", model, disable_tta=True, tiling="even", body_only=True).record
+    assert [finding.code for finding in record.findings] == ["fast"]
+    assert "--body-only, --tiling even" in record.findings[0].message
+    assert record.settings["windows"]["tiling"] == "even"
+    assert record.settings["windows"]["body_only"]
+    assert labels_in(tmp_path / "out" / "scan_seg.nii.gz").any()
+
+
+def test_scan_that_does_not_fit_into_the_memory_allowed_is_refused_before_it_is_segmented(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("medseg.case.segment", lambda *a, **k: pytest.fail("it ran"))
+    with pytest.raises(ResourceError, match="--max-memory"):
+        run(save_scan(tmp_path / "scan.nii.gz"), tmp_path / "out", model, max_memory="20MB")
+
+
+def test_scan_that_fits_into_the_memory_allowed_has_the_same_labels(tmp_path, model):
+    scan = save_scan(tmp_path / "scan.nii.gz")
+    for name, limit in (("free", None), ("fit", "100GB")):
+        run(scan, tmp_path / name, model, max_memory=limit)
+    assert (tmp_path / "free" / "scan_seg.nii.gz").read_bytes() == (tmp_path / "fit" / "scan_seg.nii.gz").read_bytes()
+
+
+def test_predict_tries_a_scan_once_more_with_a_smaller_plan_when_memory_runs_out(tmp_path, model, monkeypatch):
+    segment, tries = medseg.case.segment, []
+
+    def scarce(volume, model, **how):
+        tries.append((model.windows.mirror_axes, how["spill"]))
+        if len(tries) == 1:
+            raise MemoryError
+        return segment(volume, model, **how)
+
+    monkeypatch.setattr("medseg.case.segment", scarce)
+    predictor = Predictor(PredictConfig(model=str(model), preview=False), device="cpu")
+    cases = plan_cases(find_inputs([str(save_scan(tmp_path / "scan.nii.gz"))]), tmp_path / "out", "nifti")
+    (result,) = run_cases(cases, predictor, progress=lambda case: lambda done, total: None)
+    assert result.error is None
+    assert tries == [((0,), False), ((), True)]
+    assert "less-memory" in [finding.code for finding in result.record.findings]
+
+
 def test_scan_unlike_those_the_model_was_made_for_is_segmented_with_a_finding(tmp_path, model):
     scan = save_scan(tmp_path / "scan.nii.gz", spacing_mm=(9, 9, 9))
     record = run(scan, tmp_path / "out", model).record

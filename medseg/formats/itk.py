@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, InputError, MedsegError
@@ -70,12 +69,16 @@ def _voxels(path: Path) -> tuple[NDArray[Any], Geometry, tuple[Finding, ...]]:
     header = parse_header(path)
     image = _reader(path, header, information=False)
     geometry = _geometry(image, header)
+    import SimpleITK  # noqa: PLC0415 - 100 MB that other formats do without
+
     array = SimpleITK.GetArrayFromImage(image)
     return array.reshape(geometry.shape[::-1]).transpose(2, 1, 0), geometry, _findings(header)
 
 
 def _reader(path: Path, header: ItkHeader, *, information: bool) -> Any:
     """ITK's reader with the header read, or the image that it reads."""
+    import SimpleITK  # noqa: PLC0415 - as above
+
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(header.reader)

@@ -8,17 +8,14 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from medseg.inference.export_kernels import between, highest
+from medseg.inference.export_kernels import between, settle
 from medseg.inference.head import Head
 from medseg.inference.route import Route
 from medseg.refine.threads import Team, team
 from medseg.volume import LabelSlab, Slab
 
-_CHUNK = 2**15  # voxels whose logits are in hand at a time, so that they stay in the cache
 _ROUNDING = 1e-5  # of a voxel: a point this close to a voxel lies on it
 
 _Lines: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
@@ -47,6 +44,7 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
     with team() as workers:
         planes = _planes(slabs, head, workers)
         held: dict[int, _Plane] = {}
+        layer: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         for plane, lowest, last in route.planes:
             while last not in held:
                 index, made = next(planes)
@@ -55,7 +53,9 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
                 del held[index]
             pair = held[int(low[plane])], held[int(high[plane])]
             classes, scores = (pair[0].classes, pair[1].classes), (pair[0].scores, pair[1].scores)
-            layer = _matrix(head, pair[0].scores.shape[-1])
+            if layer is None:
+                weight, bias = _layer(head, pair[0].scores.shape[-1])
+                layer = np.ascontiguousarray(weight.T), bias
             found = np.empty((len(rows[0]), len(columns[0])), dtype=np.uint16)
             workers.share(len(found), partial(between, classes, scores, share[plane], rows, columns, *layer, found))
             plane_classes = found.T if swapped else found
@@ -64,32 +64,34 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
             pass
 
 
+def load() -> None:
+    """Have the kernels ready: compiled, or loaded from where they were compiled before."""
+    scores, labels = np.zeros((2, 1, 1, 1), dtype=np.float32), np.zeros((2, 1, 1), dtype=np.uint16)
+    layer, place = _layer(None, 1), np.zeros(1, dtype=np.int32)
+    line = place, place, np.zeros(1, dtype=np.float32)
+    settle(scores.swapaxes(0, 1), *layer, scores.copy(), labels, 0, 1)
+    settle(scores, *layer, scores.copy(), labels, 0, 1)
+    between(tuple(labels), tuple(scores), np.float32(0), line, line, layer[0].T.copy(), layer[1], labels[0], 0, 1)
+
+
 def _planes(slabs: Iterator[Slab], head: Head | None, workers: Team) -> Iterator[tuple[int, _Plane]]:
     for slab in slabs:
-        block = slab.scores.movedim(1 + slab.axis, 0)
-        voxels_first = block.permute(0, 2, 3, 1).contiguous()
-        for n, (scores, plane) in enumerate(zip(block, voxels_first, strict=True)):
-            flat = plane.flatten(0, 1).t() if head else scores.flatten(1)
-            classes = _classes(flat, head, workers).reshape(plane.shape[:2])
-            yield slab.start + n, _Plane(plane.numpy(), classes)
+        block = slab.scores.movedim(1 + slab.axis, 0).numpy()
+        planes, channels, rows, columns = block.shape
+        scores = np.empty((planes, rows, columns, channels), dtype=np.float32)
+        classes = np.empty((planes, rows, columns), dtype=np.uint16)
+        workers.share(rows, partial(settle, block, *_layer(head, channels), scores, classes))
+        start = slab.start
+        del slab, block  # before the next windows need the memory
+        yield from ((start + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True)))
+        del scores, classes
 
 
-def _classes(scores: Tensor, head: Head | None, workers: Team) -> NDArray[np.uint16]:
-    """The class of highest score of voxels (channels, voxels)."""
-    classes = np.empty(scores.shape[1], dtype=np.uint16)
-    for begin in range(0, len(classes), _CHUNK):
-        part = scores[:, begin : begin + _CHUNK]
-        logits = (torch.addmm(head.bias[:, None], head.weight, part) if head else part.contiguous()).numpy()
-        found = classes[begin : begin + _CHUNK]
-        workers.share(len(found), partial(highest, logits, found))
-    return classes
-
-
-def _matrix(head: Head | None, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The head as (features, classes) and (classes,); no features where the scores need none."""
+def _layer(head: Head | None, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The head as (classes, features) and (classes,); no features where the scores need none."""
     if head is None:
-        return np.zeros((0, channels), dtype=np.float32), np.zeros(channels, dtype=np.float32)
-    return head.weight.t().contiguous().numpy(), head.bias.numpy()
+        return np.zeros((channels, 0), dtype=np.float32), np.zeros(channels, dtype=np.float32)
+    return head.weight.numpy(), head.bias.numpy()
 
 
 def _lines(route: Route, a: int) -> _Lines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from threading import Thread
 
 from medseg.geometry import Geometry
 from medseg.inference.head import Head
@@ -14,6 +15,12 @@ from medseg.volume import LabelSlab, Slab
 
 # Loading compiled code takes longer than all that torch does on smaller scans.
 COMPILED_FROM_VOXELS = 2_000_000
+
+
+def _load_kernels() -> None:
+    from medseg.inference.compiled_export import load  # noqa: PLC0415 - loads numba
+
+    load()
 
 
 def highest(slabs: Iterable[Slab]) -> Iterator[LabelSlab]:
@@ -39,13 +46,20 @@ def export(
         interpolation: "linear" on the scores, or "nearest".
         compiled_from_voxels: The size of `to` from which compiled kernels are worth their loading.
     """
+    is_large = math.prod(to.shape) >= compiled_from_voxels and not source.matches(to)
+    if is_large:  # meanwhile: they are needed when the first planes are done
+        loading = Thread(target=_load_kernels, name="kernels", daemon=True)
+        loading.start()
     first = next(slabs)
     slabs = chain([first], slabs)
     route = Route(source, to, first.axis, interpolation)
-    on_host = first.scores.device.type == "cpu" and route.is_separable and not source.matches(to)
-    if on_host and isinstance(first.head, Head | None) and math.prod(to.shape) >= compiled_from_voxels:
+    head = first.head
+    is_plain = first.scores.device.type == "cpu" and route.is_separable
+    del first  # a slab is held no longer than it is needed
+    if is_large and is_plain and isinstance(head, Head | None):
+        loading.join()
         from medseg.inference.compiled_export import export_compiled  # noqa: PLC0415 - loads numba
 
-        yield from export_compiled(slabs, route, first.head)
+        yield from export_compiled(slabs, route, head)
     else:
         yield from highest(resample(slabs, source, to=to, interpolation=interpolation))

@@ -1,6 +1,6 @@
 """Compiled: the highest class of planes, and of points between planes."""
 
-# ruff: noqa: C901, PLR0917 - a compiled loop takes plain arrays, and a call costs
+# ruff: noqa: C901, PLR0912, PLR0917 - a compiled loop takes plain arrays, and a call costs
 
 from __future__ import annotations
 
@@ -9,31 +9,63 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-_BLOCK = 512  # voxels whose best score stays in the innermost cache
+_BLOCK = 256  # voxels whose scores stay in the innermost cache
 _ONE = np.float32(1)
 _FAST = {"contract", "reassoc", "nsz"}
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 @no_type_check
-def highest(scores, labels, first, last):
-    """The first of the highest scores (classes, voxels) of the voxels from `first` to `last`, into labels (voxels,)."""
-    classes = scores.shape[0]
+def settle(scores, weight, bias, spread, labels, first, last):
+    """The highest class of every voxel of some planes, and their scores with the channels last.
+
+    Args:
+        scores: Or features, (planes, channels, U, V) of any strides.
+        weight: (classes, channels) from features to scores; of no channels where these are scores already.
+        bias: (classes,).
+        spread: (planes, U, V, channels), filled with `scores`.
+        labels: (planes, U, V), filled: the first of the highest classes.
+        first: Row along U to begin with.
+        last: One past the row to end with.
+    """
+    planes, channels, _, columns = scores.shape
+    fours = weight.shape[1] // 4 * 4
+    here = np.empty((channels, _BLOCK), np.float32)
+    total = np.empty(_BLOCK, np.float32)
     best = np.empty(_BLOCK, np.float32)
     index = np.empty(_BLOCK, np.int32)
-    for begin in range(first, last, _BLOCK):
-        count = min(_BLOCK, last - begin)
-        for n in range(count):
-            best[n] = scores[0, begin + n]
-            index[n] = 0
-        for c in range(1, classes):
-            row = scores[c, begin : begin + count]
-            for n in range(count):
-                score = row[n]
-                index[n] = c if score > best[n] else index[n]
-                best[n] = score if score > best[n] else best[n]
-        for n in range(count):
-            labels[begin + n] = index[n]
+    for u in range(first, last):
+        for begin in range(0, columns, _BLOCK):
+            count = min(_BLOCK, columns - begin)
+            for p in range(planes):  # innermost, for the strides of a sweep along the last axis
+                for f in range(channels):
+                    for n in range(count):
+                        here[f, n] = scores[p, f, u, begin + n]
+                for n in range(count):
+                    for f in range(channels):
+                        spread[p, u, begin + n, f] = here[f, n]
+                best[:] = -np.inf
+                index[:] = 0
+                for c in range(bias.size):
+                    if weight.shape[1]:
+                        total[:] = bias[c]
+                        row = weight[c]
+                        for f in range(0, fours, 4):
+                            w0, w1, w2, w3 = row[f], row[f + 1], row[f + 2], row[f + 3]
+                            x0, x1, x2, x3 = here[f], here[f + 1], here[f + 2], here[f + 3]
+                            for n in range(count):
+                                total[n] += w0 * x0[n] + w1 * x1[n] + w2 * x2[n] + w3 * x3[n]
+                        for f in range(fours, channels):
+                            w0, x0 = row[f], here[f]
+                            for n in range(count):
+                                total[n] += w0 * x0[n]
+                    else:
+                        total[:count] = here[c, :count]
+                    for n in range(count):
+                        index[n] = c if total[n] > best[n] else index[n]
+                        best[n] = total[n] if total[n] > best[n] else best[n]
+                for n in range(count):
+                    labels[p, u, begin + n] = index[n]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)

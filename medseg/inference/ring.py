@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator
+from contextlib import suppress
+from tempfile import TemporaryFile
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from medseg.geometry import Shape
 from medseg.inference.windows import Sweep
 
+# Shared memory, which is what there is by default, has no huge pages.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
 
 class Ring:
-    """Weighted sums of scores, and the weights, as deep along the axis of the sweep as a window.
+    """Weighted sums of scores, as deep along the axis of the sweep as a window.
 
     In memory the axes are in the window's own order, so that a window is added along whole lines; plane n of the volume
     lies at place n modulo the depth, so nothing moves when planes leave.
 
     Args:
         shape: Voxels (I, J, K) of the volume.
-        channels: Of the scores.
+        like: Scores of windows (b, channels, i, j, k): as many channels, last in memory where they are.
         sweep: The windows.
         weights: Of a window's voxels, (i, j, k).
+        spill: Whether the sums are kept in a temporary file.
     """
 
-    def __init__(self, shape: Shape, channels: int, sweep: Sweep, weights: Float[Tensor, "i j k"]) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        like: Float[Tensor, "b channels i j k"],
+        sweep: Sweep,
+        weights: Float[Tensor, "i j k"],
+        *,
+        spill: bool = False,
+    ) -> None:
         self.shape, self.sweep, self.weights = shape, sweep, weights
         extent = [max(n, size) for n, size in zip(shape, sweep.size, strict=True)]
         self.depth = extent[sweep.axis] = sweep.size[sweep.axis]
         self.origin = [min(positions[0], 0) for positions in sweep.starts]
-        self.sums = weights.new_zeros(channels, *extent)
-        self.total_weight = weights.new_zeros(1, *extent)
+        channels = like.shape[1]
+        self.pages: mmap.mmap | None = None
+        if weights.device.type == "cpu":
+            self.pages = _pages(4 * channels * math.prod(extent), spill=spill)
+            flat = torch.frombuffer(self.pages, dtype=torch.float32)
+        else:
+            flat = weights.new_zeros(channels * math.prod(extent))
+        self.is_spilt = spill and self.pages is not None
+        is_last = channels > 1 and like.stride(1) == 1
+        self.sums = flat.view(*extent, channels).movedim(-1, 0) if is_last else flat.view(channels, *extent)
         self.first = sweep.stops[0]  # the first plane that has not left
 
     def add(self, scores: Float[Tensor, "channels i j k"], start: Shape) -> None:
@@ -41,9 +66,9 @@ class Ring:
         for window_planes, ring_planes in self._places(begin, begin + self.depth):
             where[self.sweep.axis] = ring_planes
             taken = slice(window_planes.start - begin, window_planes.stop - begin)
-            weights = _along(self.weights[None], axis, taken)
-            self.sums[:, *where].addcmul_(_along(scores, axis, taken), weights)
-            self.total_weight[:, *where].add_(weights)
+            self.sums[:, *where].addcmul_(_along(scores, axis, taken), _along(self.weights[None], axis, taken))
+        if self.is_spilt and self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)  # they stay in the file
 
     def leave(self, following: int | None, planes: int) -> Iterator[tuple[int, Float[Tensor, "channels i j k"]]]:
         """The averages of all planes before `following` (of all that are left where it is None), and make room.
@@ -61,11 +86,36 @@ class Ring:
         for begin in range(max(self.first, 0), min(stop, last), planes):
             for volume_planes, ring_planes in self._places(begin, min(begin + planes, stop, last)):
                 inside[self.sweep.axis] = ring_planes
-                yield volume_planes.start, self.sums[:, *inside] / self.total_weight[:, *inside]
+                here = list(inside)
+                here[self.sweep.axis] = slice(None)
+                yield volume_planes.start, self.sums[:, *inside] / self._weight_of(volume_planes)[*here]
         for _, ring_planes in self._places(self.first, stop):
-            for buffer in (self.sums, self.total_weight):
-                _along(buffer, 1 + self.sweep.axis, ring_planes).zero_()
+            _along(self.sums, 1 + self.sweep.axis, ring_planes).zero_()
         self.first = stop
+
+    def _weight_of(self, planes: slice) -> Float[Tensor, "i j k"]:
+        """The weights of all windows that touch some planes, added up: axis by axis, as windows lie on a grid."""
+        axis, size = self.sweep.axis, self.sweep.size
+        total = None
+        for start in self.sweep.stops:
+            begin, stop = max(planes.start, start), min(planes.stop, start + size[axis])
+            if begin >= stop:
+                continue
+            weight = _along(self.weights, axis, slice(begin - start, stop - start))
+            for a in (a for a in range(3) if a != axis):
+                shape = list(weight.shape)
+                shape[a] = self.sums.shape[1 + a]
+                line = weight.new_zeros(shape)
+                for position in self.sweep.starts[a]:
+                    line.narrow(a, position - self.origin[a], size[a]).add_(weight)
+                weight = line
+            if total is None:
+                shape = list(weight.shape)
+                shape[axis] = planes.stop - planes.start
+                total = weight.new_zeros(shape)
+            _along(total, axis, slice(begin - planes.start, stop - planes.start)).add_(weight)
+        assert total is not None  # windows cover all planes
+        return total
 
     def _places(self, begin: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """Consecutive planes of the volume, and where they lie in the ring: one span, or two where it begins anew."""
@@ -74,6 +124,19 @@ class Ring:
             count = min(stop - begin, self.depth - place)
             yield slice(begin, begin + count), slice(place, place + count)
             begin += count
+
+
+def _pages(size: int, *, spill: bool) -> mmap.mmap:
+    """Zeroed memory of its own, so that what is freed around it stays in one piece; or of a file that nobody sees."""
+    if spill:
+        with TemporaryFile() as file:
+            file.truncate(size)
+            return mmap.mmap(file.fileno(), size)
+    pages = mmap.mmap(-1, size, **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages
 
 
 def _along(tensor: Tensor, axis: int, planes: slice) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor
 from medseg.config import Windows
 from medseg.geometry import Shape
 
+# How much further apart windows may lie where they are spread evenly.
+_STRETCH = 1.25
 _SD = 0.125  # of the length of a window
 _LEAST = 1e-3  # so that the corners of windows count
 
@@ -56,14 +58,16 @@ class Sweep:
 def plan_sweep(shape: Shape, windows: Windows) -> Sweep:
     """Lay windows over a volume as MONAI's `sliding_window_inference` does.
 
-    Windows step by `size * (1 - overlap)`; the last one along an axis is moved back to end with the volume. An axis
-    shorter than the window is padded on both sides. The sweep goes along the axis that keeps the fewest voxels.
+    Windows step by `size * (1 - overlap)`; the last one along an axis is moved back to end with the volume, unless they
+    are spread evenly. An axis shorter than the window is padded on both sides. The sweep goes along the axis that keeps
+    the fewest voxels.
 
     Args:
         shape: Voxels (I, J, K) of the prepared volume.
         windows: Size and overlap.
     """
-    starts = [_starts(n, size, windows.overlap) for n, size in zip(shape, windows.size, strict=True)]
+    lay = _spread if windows.tiling == "even" else _starts
+    starts = [lay(n, size, windows.overlap) for n, size in zip(shape, windows.size, strict=True)]
     padded = [max(n, size) for n, size in zip(shape, windows.size, strict=True)]
     kept = [windows.size[axis] * math.prod(padded) // padded[axis] for axis in range(3)]
     return Sweep(windows.size, (starts[0], starts[1], starts[2]), axis=kept.index(min(kept)))
@@ -75,6 +79,14 @@ def _starts(length: int, size: int, overlap: float) -> tuple[int, ...]:
     step = max(int(size * (1 - overlap)), 1)
     count = math.ceil((length - size) / step) + 1
     return tuple(min(n * step, length - size) for n in range(count))
+
+
+def _spread(length: int, size: int, overlap: float) -> tuple[int, ...]:
+    if length <= size:
+        return _starts(length, size, overlap)
+    step = max(int(size * (1 - overlap)), 1)
+    count = math.ceil((length - size) / min(_STRETCH * step, size)) + 1
+    return tuple(round(n * (length - size) / (count - 1)) for n in range(count))
 
 
 def window_weights(windows: Windows) -> Float[Tensor, "i j k"]:

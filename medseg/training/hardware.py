@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from medseg.devices import has_bfloat16
+
 
 def accelerator(device: str, processes: int = 1) -> tuple[str, list[int] | int]:
     """What Lightning calls a device of torch, or so many of its kind."""
@@ -45,19 +47,8 @@ def _is_shared() -> bool:
 def precision(setting: str, accelerator: str) -> Any:
     """Lightning's name of the arithmetic; "auto" is bfloat16 where the device computes with it directly."""
     if setting == "auto":
-        probes = {"gpu": _cuda_has_bfloat16, "cpu": _cpu_has_bfloat16}
-        setting = "bfloat16" if accelerator in probes and probes[accelerator]() else "float32"
+        setting = "bfloat16" if has_bfloat16({"gpu": "cuda"}.get(accelerator, accelerator)) else "float32"
     return {"bfloat16": "bf16-mixed", "float32": "32-true"}[setting]
-
-
-def _cuda_has_bfloat16() -> bool:
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-
-
-def _cpu_has_bfloat16() -> bool:
-    # PyTorch has no public probe; where these are gone, float32 is always right.
-    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(probe() for probe in probes if probe is not None)
 
 
 def describe(device: torch.device, processes: int = 1) -> str:

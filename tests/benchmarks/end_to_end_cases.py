@@ -71,7 +71,9 @@ def phantom(shape: tuple[int, int, int], classes: int, seed: int = 0) -> NDArray
 
 def save_phantom(path: Path, scan: Scan, classes: int) -> None:
     image = nibabel.Nifti1Image(phantom(scan.shape, classes), np.diag([*scan.spacing_mm, 1.0]))
-    nibabel.save(image, path)
+    part = path.with_name(f"part-{path.name}")  # a run that is stopped leaves no half of a scan
+    nibabel.save(image, part)
+    part.rename(path)
 
 
 def network_of(name: str, classes: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """One system on one scan, file to file, in a process of its own; the last line is its figures as JSON.
 
-python -m tests.benchmarks.end_to_end_run SYSTEM NETWORK CLASSES SCAN OUTPUT
+python -m tests.benchmarks.end_to_end_run wall|cpu SYSTEM NETWORK CLASSES SCAN OUTPUT
 """
 
 # ruff: noqa: PLC0415, PLR0917 - each system loads what it needs, and none what another does
@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,34 @@ from torch import Tensor, nn
 
 from tests.benchmarks.end_to_end_cases import HIGH, LOW, OVERLAP, SPACING_MM, WINDOW, network_of
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+Clock = Callable[[], float]
+
 
 class Timed(nn.Module):
     """Counts the seconds that a network takes."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, clock: Clock) -> None:
         super().__init__()
-        self.network, self.taken = network, [0.0]
+        self.network, self.clock, self.taken = network, clock, [0.0]
 
     def forward(self, x: Tensor) -> Tensor:
-        started = time.perf_counter()
+        started = self.clock()
         result: Tensor = self.network(x)
-        self.taken[0] += time.perf_counter() - started
+        self.taken[0] += self.clock() - started
         return result
 
 
 class Laps:
     """Seconds of stages that follow one another."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = {}
-        self.since = self.begun = time.perf_counter()
+        self.since = clock()
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
+        now = self.clock()
         self.seconds[name] = now - self.since
         self.since = now
 
@@ -181,15 +186,16 @@ SYSTEMS = {
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    system, name, classes, scan, output = sys.argv[1:]
-    network = Timed(network_of(name, int(classes))).eval()
-    laps = Laps()
+    clock, system, name, classes, scan, output = sys.argv[1:]
+    network = Timed(network_of(name, int(classes)), CLOCKS[clock]).eval()
+    laps = Laps(CLOCKS[clock])
     SYSTEMS[system](network, name, int(classes), Path(scan), Path(output), laps)
     importing = laps.seconds.pop("import")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     total = sum(laps.seconds.values())
     figures = {"import": importing, "total": total, "forward": network.taken[0], "peak": peak + children}
+    figures["threads"] = torch.get_num_threads()
     print(json.dumps({**figures, "stages": laps.seconds}))
 
 

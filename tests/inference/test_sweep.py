@@ -7,7 +7,7 @@ from torch import nn
 from medseg.config import Windows
 from medseg.errors import ModelError
 from medseg.geometry import Geometry
-from medseg.inference import predict
+from medseg.inference import features, predict
 from medseg.networks import build
 from medseg.volume import Volume
 
@@ -105,6 +105,16 @@ def test_batches_do_not_change_the_scores():
     one = whole(predict(volume, network, windows, batch_size=1), (30, 30, 30))
     many = whole(predict(volume, network, windows, batch_size=7), (30, 30, 30))
     torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_that_wait_in_a_file_are_the_same():
+    volume, network = noise((40, 30, 30)), small_unet()
+    windows = Windows(size=(16, 16, 16))
+    kept = list(features(volume, network, windows))
+    spilt = list(features(volume, network, windows, spill=True))
+    assert len(kept) == len(spilt)
+    for one, other in zip(kept, spilt, strict=True):
+        assert torch.equal(one.scores, other.scores)
 
 
 def test_planes_leave_before_later_windows_are_visited():

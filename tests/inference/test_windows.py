@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +78,13 @@ def test_gaussian_weights_fall_from_the_centre_and_never_reach_zero():
 def test_weights_are_monai_s(size, weights):
     theirs = compute_importance_map(size, mode=weights, sigma_scale=0.125)
     torch.testing.assert_close(window_weights(Windows(size=size, weights=weights)), theirs, rtol=1e-6, atol=0)
+
+
+def test_windows_spread_evenly_are_fewer_and_cover_all_with_three_quarters_of_the_overlap_s_step():
+    windows = Windows(size=(96, 96, 96), tiling="even")
+    sweep = plan_sweep((267, 199, 50), windows)
+    assert sweep.starts == ((0, 57, 114, 171), (0, 52, 103), (-23,))
+    assert len(sweep) < len(plan_sweep((267, 199, 50), Windows(size=(96, 96, 96))))
+    dense = plan_sweep((1000, 96, 97), windows).starts
+    assert max(b - a for a, b in pairwise(dense[0])) <= 1.25 * 48
+    assert dense[1:] == ((0,), (0, 1))

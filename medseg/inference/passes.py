@@ -1,0 +1,105 @@
+"""Windows on their way through a network: mirrored as often as the model asks, in the arithmetic that it asks for."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medseg.config import Windows
+from medseg.devices import has_bfloat16
+from medseg.errors import ConfigError, ModelError
+from medseg.geometry import Shape
+from medseg.inference.head import Head, split_head
+from medseg.inference.mirroring import mirror, mirrorings
+from medseg.inference.windows import cut
+from medseg.volume import Volume
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Passes:
+    """Sends windows of a volume through a network; finds its head on the first.
+
+    Args:
+        prepared: Volume (C, I, J, K) of float32.
+        network: Is moved to the device.
+        windows: The model's conventions.
+        device: Where the network runs.
+
+    Attributes:
+        head: The layer that is put off, known after the first window; None if none is.
+
+    Raises:
+        ConfigError: If the device has not the arithmetic that is asked for.
+    """
+
+    def __init__(self, prepared: Volume, network: nn.Module, windows: Windows, device: torch.device | str) -> None:
+        self.prepared, self.windows, self.device = prepared, windows, torch.device(device)
+        self.network = network.to(device).eval()
+        self._is_half = windows.precision == "bfloat16"
+        if self._is_half:
+            if not has_bfloat16(str(self.device)):
+                raise ConfigError(f"Precision bfloat16: {self.device} does not compute with it; leave --precision out.")
+            self.network = _channels_last(self.network)
+        self.head: Head | None = None
+        self._is_split = windows.average == "probabilities"  # which no linear layer can follow
+
+    def scores(self, starts: list[Shape], size: Shape | None = None) -> Float[Tensor, "b channels i j k"]:
+        """What the windows at `starts` give: logits, probabilities, or what the head takes.
+
+        Args:
+            starts: First voxels (i, j, k).
+            size: Of the windows, if not the model's.
+        """
+        windows = self.windows
+        size = size or windows.size
+        context = (windows.thin_axis or 0, windows.context)
+        array, filler = self.prepared.array, windows.padding_value
+        batch = torch.stack([cut(array, start, size, filler, context=context) for start in starts]).to(self.device)
+        total: Tensor | None = None
+        passes = list(mirrorings(windows.mirror_axes))
+        for axes in passes:
+            scores = mirror(self.through(mirror(batch, axes)), axes)
+            if windows.average == "probabilities":
+                scores = scores.softmax(dim=1)
+            total = scores if total is None else total.add_(scores)
+        assert total is not None  # the plain pass is always among the mirrorings
+        return total.div_(len(passes)) if len(passes) > 1 else total
+
+    def through(self, image: Float[Tensor, "b c i j k"], *, exact: bool = False) -> Float[Tensor, "b channels i j k"]:
+        """Logits, or what the head takes, of images on the device, in float32.
+
+        Args:
+            image: Of any size that the network takes.
+            exact: Whether to compute in float32 whatever the arithmetic asked for.
+
+        Raises:
+            ModelError: If the network gives another size than it was given.
+        """
+        thin = self.windows.thin_axis
+        seen = image if thin is None else image.squeeze(2 + thin)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_half and not exact):
+            if self._is_split:
+                scores: Tensor = self.network(seen)
+            else:
+                self._is_split = True
+                scores, split = split_head(self.network, seen)
+                if split is not None:
+                    self.network, self.head = split.body, split.head
+        scores = scores.float()
+        scores = scores if thin is None else scores.unsqueeze(2 + thin)
+        if scores.shape[2:] != image.shape[2:]:
+            raise ModelError(f"The network gave {tuple(scores.shape[2:])} for a window of {tuple(image.shape[2:])}.")
+        return scores
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """A copy whose convolutions have the channels last in memory, as bfloat16 is fastest."""
+    twin = copy.deepcopy(network)
+    for parameter in twin.parameters():
+        if parameter.ndim in _CHANNELS_LAST:
+            parameter.data = parameter.data.contiguous(memory_format=_CHANNELS_LAST[parameter.ndim])
+    return twin
