@@ -22,7 +22,7 @@ from medseg.config import PredictConfig
 from medseg.inputs import find_inputs
 from medseg.ledger import RECORD, read_record
 from medseg.triage import Action, Triage
-from tests.flows.installation import ENDED, Installation
+from tests.flows.installation import Installation
 from tests.tiny import files_below, phantom, save_scan, save_tiny_model
 
 RUN_S = 280
@@ -81,7 +81,7 @@ class Bench:
         """A row: a run in which something was killed, and the one after it."""
         self.fresh()
         first = self.submit()
-        self.one.wait(lambda: len(self.started()) >= self.studies // 3, RUN_S, self.one.log("worker"))
+        self.one.wait(lambda: len(self.started()) >= self.studies // 3, RUN_S, lambda: self.one.log("worker"))
         KILLED[name](self.one)
         before = len(self.started())
         if "server" not in self.one.processes:
@@ -90,10 +90,10 @@ class Bench:
             self.one.start_worker()
         second = self.submit()
         assert self.one.ended(second, RUN_S) == "COMPLETED", self.one.log("worker")
-        self.one.wait(lambda: not self.one.flow_processes(), RUN_S, "the processes of flows to end")
+        self.one.wait(lambda: not self.one.flow_processes(), RUN_S, lambda: "the processes of flows to end")
         began = time.monotonic()
         # Where nobody is left to say that it ended, the automation of flows.heartbeats does.
-        self.one.wait(lambda: self.one.state(first) in ENDED, RUN_S, "the first run to end")
+        self.one.ended(first, RUN_S)
         waited = time.monotonic() - began
         state = self.one.api("GET", f"/flow_runs/{first}")["state"]
         state = f"{state['type'].lower()} ({state['message'] or 'no message'}; {waited:.0f} s later)"
@@ -106,10 +106,9 @@ class Bench:
         for name in names:
             self.one.start_worker(name)
         runs = [self.submit() for _ in range(workers)]
-        self.one.wait(lambda: all(self.one.state(run) in ENDED for run in runs), RUN_S, self.one.log("worker"))
+        states = Counter(state.lower() for state in self.one.all_ended(runs, RUN_S))
         for name in names:
             self.one.kill(name)
-        states = Counter(self.one.state(run).lower() for run in runs)
         return self.row(f"{workers} workers at once", ", ".join(f"{count} {state}" for state, count in states.items()))
 
     def batches(self, count: int) -> str:
