@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from medseg.ledger import RECORD, Record, read_record
 from medseg.publish import PREVIEW, STATISTICS
 
 _PIXELS = (480, 480)  # of the preview at most: Prefect's database keeps one of every run
+_BAR_S = 2.0  # between two of a bar's changes at least: each is a write into Prefect's database
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,15 @@ def progress_bar(description: str) -> Callable[[int, int], None]:
     """Show a bar; gives what moves it, called with (done, in all)."""
     # Within a flow that is no coroutine Prefect answers at once, which its types do not say.
     bar = cast("UUID", create_progress_artifact(0.0, key="progress", description=description))
-    return lambda done, total: cast("None", update_progress_artifact(bar, 100.0 * done / total))
+    shown = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        if done == total or time.monotonic() - shown > _BAR_S:
+            update_progress_artifact(bar, 100.0 * done / total)
+            shown = time.monotonic()
+
+    return show
 
 
 def thumbnail(picture: Path) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from medseg.config import PredictConfig
 from tests.flows.installation import ROOT, Installation
 from tests.flows.postgresql import programs, running
+from tests.tiny import save_tiny_model
 
 SCAN = sorted((ROOT / "tests" / "data" / "hippocampus").glob("imagesTr/*.nii.gz"))[0]
 
@@ -62,3 +64,13 @@ def installation(tmp_path_factory, migrated, commands) -> Iterator[Installation]
             elif "deployment run" not in command and "submit" not in command:
                 one.do(command)
         yield one
+
+
+@pytest.fixture
+def settings(tmp_path) -> PredictConfig:
+    """A model that takes the phantom; nothing is loaded of another test's."""
+    from flows.segment_study import _runner  # noqa: PLC0415 - the tests skip where Prefect is missing
+
+    _runner.cache_clear()
+    save_tiny_model(tmp_path / "models" / "tiny")
+    return PredictConfig(model=str(tmp_path / "models" / "tiny"), device="cpu", preview=False)
