@@ -2,6 +2,7 @@ import base64
 import importlib
 import importlib.util
 import json
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,8 @@ def test_study_is_segmented_with_a_table_of_labels_volumes_and_dice_and_links_to
     assert read_record(folder).input.name == scan.name
     (rows,) = [json.loads(text) for text in artifacts("labels") if "dim" in text]
     volumes = {row["name"]: row["volume_ml"] for row in json.loads((folder / "statistics.json").read_text())["labels"]}
-    assert {row["label"]: row["volume_ml"] for row in rows} == volumes
-    assert 0 <= rows[0]["dice"] <= 1
+    assert {row["label"]: row["volume, ml"] for row in rows} == volumes
+    assert 0 <= rows[0]["Dice"] <= 1
     assert any((folder / "scan_seg.nii.gz").as_uri() in text for text in artifacts("files"))
     assert artifacts("progress")
 
@@ -145,8 +146,7 @@ def test_automation_for_silent_runs_is_installed_once():
 def test_preview_is_shown_as_a_small_picture(tmp_path, settings):
     save_scan(tmp_path / "scans" / "scan.nii.gz")
     segment_study(study_request(tmp_path, settings.model_copy(update={"preview": True, "report": True})))
-    kind, _, content = artifacts("preview")[0].partition(",")
-    assert kind == "data:image/jpeg;base64"
+    (content,) = re.findall(r"!\[.*?\]\(data:image/jpeg;base64,(.*?)\)", artifacts("preview")[0])
     assert base64.b64decode(content)[:2] == b"\xff\xd8"
     assert len(content) < 100_000
     assert any("report.html" in text for text in artifacts("files"))
