@@ -31,13 +31,13 @@ def main() -> None:
         _answer(request, picture, target)
 
 
-def limit_memory() -> None:
-    """Let this process have no more than `MOST_BYTES`."""
+def limit_memory(most_bytes: int = MOST_BYTES) -> None:
+    """Let this process have no more than so many bytes."""
     try:
         import resource  # noqa: PLC0415 - not on Windows, which has no such limit
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
