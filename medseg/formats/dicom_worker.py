@@ -93,8 +93,9 @@ def _quickly(request: dict[str, Any], picture: bytes) -> Any:
     if not agrees or len(buffer) != request["rows"] * request["columns"] * size:
         return None
     array = np.frombuffer(buffer, dtype=f"<{'i' if is_signed else 'u'}{size}")
-    if is_signed and request["syntax"] in _JPEG_LS:  # which has no sign of its own
-        array = array << 8 * size - bits >> 8 * size - bits
+    spare = 8 * size - bits
+    if is_signed and spare and request["syntax"] in _JPEG_LS:  # which has no sign of its own
+        array = array << spare >> spare
     return array.reshape(request["rows"], request["columns"])
 
 
