@@ -156,7 +156,12 @@ class Accepts(Settings):
 
 
 class ModelCard(Settings):
-    """What people must know of a model before they use it."""
+    """What people must know of a model before they use it.
+
+    Attributes:
+        tried_on: Scans of other kinds that the finished model is tried on for its card: their paths, relative to the
+            folder of the data, by what they are.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     version: str = "1.0.0"
@@ -167,6 +172,7 @@ class ModelCard(Settings):
     data_source: str
     licence: str
     authors: str = "medseg developers"
+    tried_on: dict[str, str] = Field(default_factory=dict)
 
 
 class TrainConfig(Settings):
@@ -194,6 +200,16 @@ class TrainConfig(Settings):
             raise ValueError(f"a {dims}D network does not fit windows of {self.windows.size} voxels")
         if thin_axis is not None and self.training.patch[thin_axis] != 1:
             raise ValueError(f"training.patch {self.training.patch} is not one voxel thick along axis {thin_axis}")
+        return self
+
+    @model_validator(mode="after")
+    def _sides_are_known(self) -> TrainConfig:
+        sides = self.training.augmentation.sides
+        if unknown := {index for pair in sides for index in pair} - set(self.labels.indices):
+            raise ValueError(f"training.augmentation.sides names {min(unknown)}, which is no label")
+        if sides and self.preparation.orientation[0] not in "RL":
+            turned = self.preparation.orientation
+            raise ValueError(f"training.augmentation.sides needs a first axis between right and left, not {turned}")
         return self
 
 

@@ -40,6 +40,8 @@ class Augmentation(Settings):
         scaling: Of each axis for itself: factors from 1 - scaling to 1 + scaling.
         zoom: Of all axes together: factors from 1 / (1 + zoom) to 1 + zoom.
         gamma: Exponents are drawn from 1 - gamma to 1 / (1 - gamma).
+        sides: Labels that are left and right of the same structure. With them half of the patches are seen in a mirror
+            across the first axis, these labels in each other's place.
     """
 
     rotation_deg: float = Field(20.0, ge=0, le=180)
@@ -49,6 +51,7 @@ class Augmentation(Settings):
     translation_voxels: float = Field(3.0, ge=0)
     spatial_probability: float = Field(0.9, ge=0, le=1)
     flip_axes: tuple[Axis, ...] = ()
+    sides: tuple[tuple[int, int], ...] = ()
     noise_sd: float = Field(0.1, ge=0)
     blur_sd_voxels: float = Field(1.0, ge=0)
     brightness: float = Field(0.25, ge=0)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from monai import transforms
 
 from medseg.training_settings import Augmentation
@@ -44,6 +45,8 @@ def build(augmentation: Augmentation, patch: Sequence[int], thin_axis: int | Non
         chosen.append(_affine(augmentation, size, thin_axis))
     flips = [seen.index(axis) for axis in augmentation.flip_axes if axis in seen]
     chosen += [transforms.RandFlipd(_BOTH, prob=0.5, spatial_axis=axis) for axis in flips]
+    if augmentation.sides:
+        chosen.append(_Mirrored(augmentation.sides))
     chosen += _intensity(augmentation)
     return transforms.Compose([*chosen, transforms.EnsureTyped(_BOTH, track_meta=False)])
 
@@ -91,6 +94,24 @@ class _ZoomedGrid(transforms.RandAffineGrid):
         super().randomize(data)
         factor = math.exp(self.R.uniform(-self._most, self._most))
         self.scale_params = [factor * scale for scale in self.scale_params]
+
+
+class _Mirrored(transforms.RandomizableTransform):
+    """Half of the patches in a mirror across their first axis, labels of left and right in each other's place."""
+
+    def __init__(self, sides: Sequence[tuple[int, int]]) -> None:
+        super().__init__(prob=0.5)
+        self._sides = sides
+
+    def __call__(self, patch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.randomize(None)
+        if not self._do_transform:
+            return patch
+        image, label = patch[IMAGE].flip(1), patch[LABEL].flip(1)
+        swapped = label.clone()
+        for left, right in self._sides:
+            swapped[label == left], swapped[label == right] = right, left
+        return {IMAGE: image, LABEL: swapped}
 
 
 def _intensity(augmentation: Augmentation) -> list[transforms.Transform]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from medseg.errors import InputError
+from medseg.formats import read
 from medseg.geometry import Geometry
 from medseg.model import Model
 from medseg.pipeline import segment
@@ -15,13 +17,16 @@ from medseg.training.module import dice_per_label, mean_defined
 from medseg.volume import Segmentation, Volume
 
 
-def behaviour(model: Model, volume: Volume, reference: Segmentation) -> dict[str, str]:
+def behaviour(
+    model: Model, volume: Volume, reference: Segmentation, others: Mapping[str, Path] | None = None
+) -> dict[str, str]:
     """Try a model on what is unlike the scans it was trained on.
 
     Args:
         model: To try.
         volume: A scan that took no part in training; the others are made of it.
         reference: Its labels.
+        others: Files of scans of other kinds, by what they are.
 
     Returns:
         For each kind of scan what came of it, in words.
@@ -37,6 +42,10 @@ def behaviour(model: Model, volume: Volume, reference: Segmentation) -> dict[str
                 model, *turned
             )
             for name, turned in _quarter_turns(model, volume, reference)
+        },
+        **{
+            what: _labelled(model, read(path)) if path.exists() else "not tried: there is no such file"
+            for what, path in (others or {}).items()
         },
     }
 

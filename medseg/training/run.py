@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,7 +109,9 @@ def train(
         precision=precision,
         is_fitted=is_fitted,
     )
-    return _ship(material, facts, checkpoints.network_weights(last), output, progress=progress)
+    folder = root if root.is_dir() else root.parent
+    others = {what: folder / path for what, path in config.card.tried_on.items()}
+    return _ship(material, facts, checkpoints.network_weights(last), output, others, progress=progress)
 
 
 def _optimise(
@@ -229,6 +231,7 @@ def _ship(
     facts: Facts,
     weights: dict[str, torch.Tensor],
     output: Path,
+    others: Mapping[str, Path],
     *,
     progress: bool,
 ) -> Path:
@@ -246,7 +249,7 @@ def _ship(
         for name, volume, reference in material.scans():
             found = segment(volume, model, refiners=[watched(reliability, reference)])
             dice[name] = dice_per_label(reference, found, config.labels)
-            reactions = reactions or behaviour(model, volume, reference)
+            reactions = reactions or behaviour(model, volume, reference, others)
             count(len(dice), len(material.validated))
     results = Results(dice, reliability.expected_calibration_error, reactions)
     folder = output / "model"

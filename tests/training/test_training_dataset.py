@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medseg.config import TrainConfig, validate
+from medseg.errors import ConfigError
 from medseg.geometry import Geometry
 from medseg.labels import LabelSet
 from medseg.training.augmentation import IMAGE, LABEL
@@ -88,6 +89,32 @@ def test_image_and_label_move_together(decathlon: Path, thin_axis):
         assert image.shape == label.shape == tuple(n for n in size if n > 1)
         drawn = torch.bucketize(image, torch.tensor([0.25, 0.75]))  # brightness is half the label, and noise
         assert (drawn == label).float().mean() > 0.85
+
+
+def test_mirrored_patches_have_left_and_right_in_each_others_place():
+    case = numbered_case((8, 6, 6), (6, 2, 3))
+    case.reference.array[1, 2, 3] = 1
+    config = config_with({"size": [8, 6, 6]}, patch=[8, 6, 6], augmentation=STILL | {"sides": [[1, 2]]})
+    patches = PatchDataset([case], config)
+    mirrored = 0
+    for epoch in range(20):
+        image, label = (patches[epoch, 0][key][0].numpy() for key in (IMAGE, LABEL))
+        assert (label[1, 2, 3], label[6, 2, 3]) == (1, 2)  # the mirror swaps both the places and the names
+        is_mirrored = image[0, 0, 0] != 1
+        np.testing.assert_array_equal(image[::-1] if is_mirrored else image, case.image.array[0])
+        mirrored += is_mirrored
+    assert 0 < mirrored < 20
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [({"sides": [[1, 3]]}, "names 3"), ({"sides": [[1, 2]]}, "between right and left")]
+)
+def test_sides_that_are_no_labels_or_lie_across_no_axis_are_refused(content, says):
+    run = settings("nowhere")
+    run["training"]["augmentation"] = content
+    run["preparation"] = {"orientation": "SRA"}
+    with pytest.raises(ConfigError, match=says):
+        validate(run, TrainConfig, where="test")
 
 
 def test_neighbour_slices_are_the_channels_of_a_slice_in_order():

@@ -115,6 +115,7 @@ def test_number_of_loading_workers_does_not_change_the_weights(config_file, tmp_
 def test_training_teaches_the_network_and_the_card_tells_what_prediction_gives(config_file, decathlon, tmp_path):
     content = yaml.safe_load(config_file.read_text())
     content["training"] |= {"epochs": 20, "samples_per_case": 4, "ema_decay": 0.8}
+    content["card"]["tried_on"] = {"another scan": "imagesTr/case_1.nii.gz", "a lost one": "imagesTr/lost.nii.gz"}
     config_file.write_text(yaml.safe_dump(content))
     folder = train(config_file, output=tmp_path / "run", device="cpu", progress=False)
 
@@ -131,7 +132,9 @@ def test_training_teaches_the_network_and_the_card_tells_what_prediction_gives(c
 
     assert 0 <= figures["expected_calibration_error"] < 0.5
     assert figures["behaviour"]["a held-out scan, as it is"].startswith("mean Dice 0.")
-    assert len(figures["behaviour"]) == 6
+    assert figures["behaviour"]["another scan"].endswith("% of the voxels labelled")
+    assert figures["behaviour"]["a lost one"] == "not tried: there is no such file"
+    assert len(figures["behaviour"]) == 8
     assert model.info.seen is not None
     assert model.info.doubts(volume) == ()
     assert "has voxels of 9 × 9 × 9 mm" in " ".join(
