@@ -21,6 +21,7 @@ import numpy as np
 
 READERS = ("medseg", "simpleitk", "monai-nibabel", "monai-itk")
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
+TIMEOUT_S = 600
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 
@@ -83,7 +84,7 @@ def judge(reader: str, path: Path, python: str) -> str:
     with tempfile.TemporaryDirectory() as out:
         command = [python, __file__, "--work", reader, str(path), out]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        done = subprocess.run(command, capture_output=True, timeout=120, check=False, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False, env=environment)
         found = []
         for stored in sorted(Path(out).iterdir()):
             with np.load(stored) as content:
