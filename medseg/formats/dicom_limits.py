@@ -6,7 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    AllTransferSyntaxes,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from medseg.errors import InputError, MedsegError
 from medseg.formats.base import shown
@@ -18,8 +24,8 @@ _BYTES_A_BYTE = 8  # of memory for each of the file, beyond what every file may 
 _BYTES_A_SECOND = 2**20  # of the file, for each of which it gets so much more time
 _HEAD_BYTES = 2**14
 
-# What stores pixels plainly, or in runs whose decoder is safe; "" is a file without a meta header.
-_SAFE = ("", ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless)
+# Whose decoders a file might break, or which inflate it: all but plain pixels and runs of them.
+_RISKY = {*AllTransferSyntaxes} - {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless}
 
 _T = TypeVar("_T")
 
@@ -55,7 +61,7 @@ def bounded(path: Path, read: Callable[[], _T]) -> _T:
             syntax = declared_syntax(file.read(_HEAD_BYTES))
     except OSError as error:
         raise InputError(f"{shown(path)}: cannot be read ({error.strerror}); check the file.") from None
-    if size <= _SMALL_BYTES and syntax in _SAFE:
+    if size <= _SMALL_BYTES and syntax not in _RISKY:
         return read()
     try:
         return in_process(read, size)
