@@ -23,7 +23,12 @@ _ANYWHERE = 5  # words of so many characters are found within others too
 
 def opaque(value: str, key: bytes) -> str:
     """The opaque id of a value: 12 hexadecimal digits."""
-    return hmac.new(key, value.encode(errors="replace"), hashlib.sha256).hexdigest()[:_DIGITS]
+    return fingerprint(value, key)[:_DIGITS]
+
+
+def fingerprint(value: str, key: bytes) -> str:
+    """The same in full, 64 digits: two values have one only if they are equal."""
+    return hmac.new(key, value.encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
 @lru_cache(maxsize=8)

@@ -79,13 +79,37 @@ class Segmentation:
         """
         result = np.zeros(geometry.shape, dtype=self.array.dtype)
         mapping = geometry.index_map(self.geometry)
-        i, j = np.meshgrid(*(np.arange(n) for n in geometry.shape[:2]), indexing="ij")
         for k in range(geometry.shape[2]):
-            at = np.stack((i, j, np.full_like(i, k)), axis=-1) @ mapping[:3, :3].T + mapping[:3, 3]
-            nearest = np.floor(at + 0.5 - 1e-6).astype(np.int64)  # half way between two voxels: the lower one
-            inside = np.all((nearest >= 0) & (nearest < self.array.shape), axis=-1)
-            result[:, :, k][inside] = self.array[tuple(nearest[inside].T)]
+            result[:, :, k] = self.plane(mapping[:3, 3] + k * mapping[:3, 2], mapping[:3, :2], geometry.shape[:2])
         return result
+
+    def plane(
+        self, first: NDArray[np.float64], steps: NDArray[np.float64], shape: tuple[int, int]
+    ) -> NDArray[np.integer[Any]]:
+        """The label nearest to every point of a plane; background outside this grid.
+
+        Args:
+            first: The plane's first point in voxels of this grid, (3,).
+            steps: From a point to the next one along the plane's two axes, in voxels of this grid, (3, 2).
+            shape: Points along the plane's two axes.
+
+        Returns:
+            Labels with the plane's shape.
+        """
+        rows, columns = np.arange(shape[0])[:, np.newaxis], np.arange(shape[1])
+        inside = np.ones(shape, dtype=bool)
+        nearest = []
+        for axis, size in enumerate(self.array.shape):
+            at = first[axis] + steps[axis, 0] * rows + steps[axis, 1] * columns
+            index = np.floor(at + (0.5 - 1e-6)).astype(np.intp)  # half way between two voxels: the lower one
+            inside &= (index >= 0) & (index < size)
+            nearest.append(index)
+        labels = np.zeros(shape, dtype=self.array.dtype)
+        if inside.all():
+            labels[...] = self.array[tuple(nearest)]
+        else:
+            labels[inside] = self.array[tuple(index[inside] for index in nearest)]
+        return labels
 
 
 @dataclass(frozen=True, eq=False)

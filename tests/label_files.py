@@ -11,15 +11,20 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, EnhancedMRImageStorage
 
+from medseg.formats import Algorithm, write_onto_source
 from medseg.geometry import Geometry
 from medseg.labels import Code, Label, LabelSet
+from medseg.study import Finding
 from medseg.volume import Segmentation
 from tests.dicom_files import COLUMN, COLUMN_SPACING, NORMAL, ORIGIN, ROW, ROW_SPACING, STEP, make, save
 
 ROWS, COLUMNS, SLICES = 24, 20, 7
+MODEL = Algorithm("abdomen", "2.1.0")
+both_types = pytest.mark.parametrize("output_type", ["dicom-seg", "dicom-seg-binary"])
 LIVER = Code(scheme="SCT", value="10200004", meaning="Liver")
 TUMOUR = Code(scheme="SCT", value="108369006", meaning="Neoplasm")
 LABELS = LabelSet(
@@ -141,3 +146,25 @@ def dciodvfy(path: Path) -> list[str]:
 
 def uids(paths: list[Path]) -> set[UID]:
     return {pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in paths}
+
+
+def written(
+    folder: Path, paths: list[Path], segmentation: Segmentation, output_type: str = "dicom-seg"
+) -> tuple[Path, tuple[Finding, ...]]:
+    """The path of a label file on the slices of a series, and the findings on the way."""
+    path = folder / ("plan.dcm" if output_type == "dicom-rtstruct" else "seg.dcm")
+    return path, write_onto_source(segmentation, path, output_type, paths, MODEL)
+
+
+def contours_in(path: Path) -> list[tuple[int, NDArray[np.float64]]]:
+    """(ROI number, points (n, 3)) of every contour of an RTSTRUCT."""
+    return [
+        (int(item.ReferencedROINumber), np.array(contour.ContourData, dtype=float).reshape(-1, 3))
+        for item in pydicom.dcmread(path).ROIContourSequence
+        for contour in item.get("ContourSequence", [])
+    ]
+
+
+def area_mm2(points: NDArray[np.float64]) -> float:
+    """Area that a planar polygon encloses."""
+    return float(np.linalg.norm(np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0))) / 2

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from medseg.errors import GeometryError, InputError, MedsegError, ResourceError
 from medseg.geometry import Geometry
-from medseg.study import Finding, ScanOptions, Series, SourcePlane, Study
+from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Segmentation, Volume
 
 
@@ -100,6 +100,29 @@ def refused(paths: tuple[Path, ...], name: str, error: MedsegError, *doubts: Fin
     """A candidate that cannot be read, with the reason as its first finding."""
     code = "geometry-refused" if isinstance(error, GeometryError) else "input-refused"
     return Series(paths, name, readable=False, findings=(Finding(code, str(error)), *doubts))
+
+
+def each_for_itself(name: str, look: Callable[[Path], Series]) -> Scan:
+    """The scan of a format of which every file is a candidate of its own.
+
+    Args:
+        name: The format's.
+        look: Gives the candidate in a file; where it raises an error, the candidate cannot be read for this reason.
+    """
+
+    def scan(
+        paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing, /
+    ) -> Study:
+        found = []
+        for path in paths:
+            try:
+                found.append(look(path))
+            except MedsegError as error:
+                found.append(refused((path,), name, error))
+            done()
+        return Study(tuple(found))
+
+    return scan
 
 
 def allocate(shape: Sequence[int], dtype: DTypeLike, path: Path) -> NDArray[Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from medseg.formats.dicom_elements import quiet
 from medseg.formats.dicom_frames import read_slices
 from medseg.formats.dicom_header import LargeHeaderError, SkippedFileError
+from medseg.formats.dicom_limits import in_process
 from medseg.formats.dicom_slice import Slice
-from medseg.formats.dicom_worker import MOST_SECONDS, limit_memory
 
 Planes = tuple[Slice, ...] | SkippedFileError
 
@@ -55,19 +56,13 @@ def _planes(path: Path) -> Planes:
 
 def _within_limits(path: Path) -> Planes:
     """The planes of a file whose header is large, read by a process that may take so much memory and time."""
-    from joblib.externals.loky import ProcessPoolExecutor  # noqa: PLC0415 - seldom needed
-
-    pool = ProcessPoolExecutor(max_workers=1, initializer=limit_memory)
     try:
-        planes: Planes = pool.submit(_limited, path).result(timeout=MOST_SECONDS)
+        return in_process(partial(_limited, path))
     except SkippedFileError:
         raise
     except Exception:  # the time is over, or the process has died
         text = "a header of many megabytes that takes more memory or time than a header may; export it again"
         raise SkippedFileError(text, damaged=True) from None
-    finally:
-        pool.shutdown(wait=False, kill_workers=True)
-    return planes
 
 
 def _limited(path: Path) -> tuple[Slice, ...]:

@@ -167,7 +167,7 @@ def _parsed(path: Path, most_bytes: int) -> Header:
         head = b""
         for count in _HEAD_BYTES:
             head += file.read(count)
-            syntax = UID(_declared_syntax(head))
+            syntax = UID(declared_syntax(head))
             if syntax in _TRANSFERS and (found := walk(head, _meta_end(head), _NUMBERS, implicit=_TRANSFERS[syntax])):
                 data, pixels_at = found
                 return Header(path, data, syntax, pixels_at, size - pixels_at, head[pixels_at:][:4] in _FLOATS)
@@ -231,7 +231,7 @@ def inflated(path: Path) -> BytesIO:
     return BytesIO(data)
 
 
-def _declared_syntax(head: bytes) -> str:
+def declared_syntax(head: bytes) -> str:
     """The transfer syntax that the meta header declares; "" if it has none, or if it is not within these bytes."""
     for tag, start, stop in _meta_elements(head):
         if tag == 0x00020010:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +29,10 @@ from medseg.formats.dicom_worker import MOST_SECONDS
 
 _LONG_TYPES = (b"OB", b"OW", b"UN")
 _PIPE_BYTES = 2**19  # of a pipe to or from the decoder: a picture goes through in few pieces
+_WATCH_S = 0.5  # between two looks at how long a picture takes
+# So that the decoder does not give back the memory of a picture only to ask for as much again (glibc's names).
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _DECODED_TYPES = ("u1", "i1", "u2", "i2", "u4", "i4")
 
 
@@ -44,9 +51,9 @@ class Pixels:
         self._decoder: _Decoder | None = None
         self._path: Path | None = None
         self._picture: tuple[tuple[Path, int], NDArray[Any]] | None = None
-        self._pictures: list[bytes] = []
+        self._pictures: list[bytes | memoryview] = []
         self._plain: NDArray[np.uint8] | None = None
-        self._buffer = _Buffer()
+        self._buffer, self._compressed = _Buffer(), _Buffer()
         self._quiet = quiet()
 
     def __enter__(self) -> Pixels:
@@ -80,7 +87,8 @@ class Pixels:
         if self._path != one.path:
             self._path, self._pictures, self._plain = one.path, [], None
             if stored.syntax.is_encapsulated:
-                self._pictures = list(_encapsulated(one))
+                only = _only_fragment(one, self._compressed)
+                self._pictures = list(_encapsulated(one)) if only is None else [only]
             else:
                 self._plain = _plain(one, self._buffer)
         if self._plain is not None:
@@ -171,6 +179,22 @@ def _values(content: NDArray[np.uint8], one: Slice) -> NDArray[Any]:
     return values
 
 
+def _only_fragment(one: Slice, buffer: _Buffer) -> memoryview | None:
+    """The picture of a file that holds one in one piece, which is nearly every one; None of others."""
+    if one.stored.frames > 1:
+        return None
+    file, _, _ = _element(one)
+    with file:
+        content = buffer.filled(file, one.path.stat().st_size - file.tell()).data
+    if len(content) < 16 or content[:4] != _ITEM:
+        return None
+    start = 8 + struct.unpack_from("<I", content, 4)[0]  # after the offset table
+    if content[start : start + 4] != _ITEM or len(content) < start + 8:
+        return None
+    stop = start + 8 + struct.unpack_from("<I", content, start + 4)[0]
+    return content[start + 8 : stop] if content[stop : stop + 4] == _END else None
+
+
 def _encapsulated(one: Slice) -> Iterator[bytes]:
     file, _, _ = _element(one)
     with file:
@@ -186,10 +210,18 @@ class _Decoder:
         pipe = subprocess.PIPE
         command = [sys.executable, "-P", script]  # -P: the script's folder is no place to import from
         self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, pipesize=_PIPE_BYTES
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
+            pipesize=_PIPE_BYTES,
+            env=os.environ | _KEEP_MEMORY,
         )
+        self._until = math.inf  # when a picture has taken too long; a thread for each would cost more than all else
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
-    def decode(self, picture: bytes, one: Slice) -> NDArray[Any]:
+    def decode(self, picture: bytes | memoryview, one: Slice) -> NDArray[Any]:
         """The values (rows, columns) of a compressed picture.
 
         Raises:
@@ -220,11 +252,10 @@ class _Decoder:
             raise _damaged(one, "values beyond its bits")
         return values.reshape(stored.rows, stored.columns)
 
-    def _ask(self, parts: Iterable[bytes], most: int) -> tuple[str, NDArray[np.uint8]]:
+    def _ask(self, parts: Iterable[bytes | memoryview], most: int) -> tuple[str, NDArray[np.uint8]]:
         """The type and the bytes of the reply; of no type if there is none."""
         stdin, stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
-        watch = threading.Timer(MOST_SECONDS, self._process.kill)
-        watch.start()
+        self._until = time.monotonic() + MOST_SECONDS
         try:
             for part in parts:
                 stdin.write(part)
@@ -235,7 +266,12 @@ class _Decoder:
         except BrokenPipeError:
             return "", self._buffer.filled(stdout, 0)
         finally:
-            watch.cancel()
+            self._until = math.inf
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_WATCH_S):
+            if time.monotonic() > self._until:
+                self._process.kill()
 
     @property
     def is_alive(self) -> bool:
@@ -244,6 +280,7 @@ class _Decoder:
 
     def close(self) -> None:
         """End the process."""
+        self._closed.set()
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 cast("IO[bytes]", stream).close()

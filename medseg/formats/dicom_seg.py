@@ -6,18 +6,19 @@ A label without a code is written as SNOMED CT 85756007 "Tissue"; the category i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Never
 
-from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import Format, Onto, nothing, refused, shown
+from medseg.errors import GeometryError, InputError
+from medseg.formats.base import Format, Onto, each_for_itself, shown
 from medseg.formats.dicom_derived import sop_class, tie
+from medseg.formats.dicom_limits import bounded
 from medseg.formats.dicom_seg_read import read_frames, read_outline
 from medseg.formats.dicom_seg_write import write_binary, write_labelmap
 from medseg.formats.dicom_source import read_source
 from medseg.formats.planes import aligned, spread
-from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
+from medseg.study import Finding, Series
 from medseg.volume import Segmentation
 
 RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
@@ -31,15 +32,6 @@ def recognises(path: Path, head: bytes) -> bool:
     return sop_class(head) in _CLASSES
 
 
-def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
-    """Read the header of every file."""
-    found = []
-    for path in paths:
-        found.append(_series(path))
-        done()
-    return Study(tuple(found))
-
-
 def read(series: Series, frame: int | None) -> Never:
     """Refuse: there are no intensities."""
     raise InputError(f"{shown(series.paths[0])}: a DICOM segmentation holds labels, not a scan; give the series.")
@@ -48,7 +40,7 @@ def read(series: Series, frame: int | None) -> Never:
 def read_onto(series: Series, onto: Onto) -> Segmentation:
     """Read labels onto a grid, or onto their own, which reaches only as far as there are frames."""
     path = series.paths[0]
-    frames = read_frames(path, onto.names)
+    frames = bounded(path, partial(read_frames, path, onto.names))
     source = read_source(onto.source) if onto.source else None
     findings = frames.findings + tie(path, source, frames.outline.instances, frames.outline.frame_of_reference)
     if onto.geometry is not None:
@@ -75,24 +67,21 @@ def read_segmentation(series: Series) -> Segmentation:
     return read_onto(series, Onto())
 
 
-DICOM_SEG = Format(
-    _NAME,
-    recognises,
-    scan,
-    read,
-    read_segmentation,
-    read_onto=read_onto,
-    outputs={"dicom-seg": write_labelmap, "dicom-seg-binary": write_binary},
-)
-
-
 def _series(path: Path) -> Series:
-    try:
-        planes = read_outline(path).planes
-    except MedsegError as error:
-        return refused((path,), _NAME, error)
+    planes = bounded(path, partial(read_outline, path)).planes
     try:
         geometry = planes.grid()[0]
     except GeometryError:  # without a grid of its own it can still be put onto its source's
         return Series((path,), _NAME, modality="SEG")
     return Series((path,), _NAME, shape=geometry.shape, spacing_mm=geometry.spacing_mm, modality="SEG")
+
+
+DICOM_SEG = Format(
+    _NAME,
+    recognises,
+    each_for_itself(_NAME, _series),
+    read,
+    read_segmentation,
+    read_onto=read_onto,
+    outputs={"dicom-seg": write_labelmap, "dicom-seg-binary": write_binary},
+)

@@ -31,13 +31,13 @@ def main() -> None:
         _answer(request, picture, target)
 
 
-def limit_memory() -> None:
-    """Let this process have no more than `MOST_BYTES`."""
+def limit_memory(most_bytes: int = MOST_BYTES) -> None:
+    """Let this process have no more than so many bytes."""
     try:
         import resource  # noqa: PLC0415 - not on Windows, which has no such limit
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -93,8 +93,9 @@ def _quickly(request: dict[str, Any], picture: bytes) -> Any:
     if not agrees or len(buffer) != request["rows"] * request["columns"] * size:
         return None
     array = np.frombuffer(buffer, dtype=f"<{'i' if is_signed else 'u'}{size}")
-    if is_signed and request["syntax"] in _JPEG_LS:  # which has no sign of its own
-        array = array << 8 * size - bits >> 8 * size - bits
+    spare = 8 * size - bits
+    if is_signed and spare and request["syntax"] in _JPEG_LS:  # which has no sign of its own
+        array = array << spare >> spare
     return array.reshape(request["rows"], request["columns"])
 
 

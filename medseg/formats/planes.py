@@ -109,20 +109,10 @@ def sample(segmentation: Segmentation, planes: Planes) -> Labels:
     """Labels (N, rows, columns) on planes, each voxel from the nearest one of the grid; 0 beyond the grid's edge."""
     geometry = segmentation.geometry
     inverse = np.linalg.inv(geometry.affine)[:3, :3]
-    by_column, by_row = inverse @ planes.column_step_mm, inverse @ planes.row_step_mm
-    columns, rows = np.arange(planes.columns), np.arange(planes.rows)[:, np.newaxis]
+    steps = np.column_stack((inverse @ planes.row_step_mm, inverse @ planes.column_step_mm))
     labels = np.zeros(planes.shape, segmentation.array.dtype)
-    for plane, origin in zip(labels, geometry.to_voxel(planes.origins_mm), strict=True):
-        inside = np.ones(plane.shape, dtype=bool)
-        indices = []
-        for axis, size in enumerate(geometry.shape):
-            index = np.rint(origin[axis] + by_row[axis] * rows + by_column[axis] * columns).astype(np.intp)
-            inside &= (index >= 0) & (index < size)
-            indices.append(index)
-        if inside.all():
-            plane[...] = segmentation.array[tuple(indices)]
-        else:
-            plane[inside] = segmentation.array[tuple(index[inside] for index in indices)]
+    for number, origin in enumerate(geometry.to_voxel(planes.origins_mm)):
+        labels[number] = segmentation.plane(origin, steps, planes.shape[1:])
     return labels
 
 

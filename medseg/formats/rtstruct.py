@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Never
 
 import numpy as np
 
-from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.formats.base import Format, Onto, nothing, refused, shown
+from medseg.errors import GeometryError, InputError
+from medseg.formats.base import Format, Onto, each_for_itself, shown
 from medseg.formats.dicom_derived import sop_class, tie
-from medseg.formats.dicom_source import read_source
+from medseg.formats.dicom_limits import bounded
+from medseg.formats.dicom_source import Source, read_source
 from medseg.formats.planes import Planes, Vector, layers
 from medseg.formats.rtstruct_read import Structures, rasterised, read_structures
 from medseg.formats.rtstruct_write import write_rtstruct
-from medseg.study import DEFAULT_OPTIONS, ScanOptions, Series, Study
+from medseg.geometry import Geometry
+from medseg.study import Series
 from medseg.volume import Segmentation
 
 _NAME = "dicom-rtstruct"
@@ -25,15 +27,6 @@ _CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 def recognises(path: Path, head: bytes) -> bool:
     """Whether a file is an RTSTRUCT, by the SOP class that its first bytes name."""
     return sop_class(head) == _CLASS
-
-
-def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
-    """Read every file."""
-    found = []
-    for path in paths:
-        found.append(_series(path))
-        done()
-    return Study(tuple(found))
 
 
 def read(series: Series, frame: int | None) -> Never:
@@ -47,22 +40,8 @@ def read_onto(series: Series, onto: Onto) -> Segmentation:
     if onto.geometry is None:
         text = "contours have no grid of voxels; give the series that they were drawn on (medseg convert --source)"
         raise InputError(f"{shown(path)}: {text}.")
-    structures = read_structures(path)
     source = read_source(onto.source) if onto.source else None
-    dangling = tie(path, source, structures.instances, structures.frame_of_reference)
-    for axis, seen in layers(onto.geometry, _normal(structures)):
-        drawn = rasterised(structures, Planes.of(seen), path, onto.names)
-        if not drawn.labels.any() and any(structures.contours.values()):
-            raise GeometryError(
-                f"{shown(path)}: no contour encloses a voxel of the grid ({onto.geometry}); give the series that the"
-                " contours were drawn on."
-            )
-        array = np.moveaxis(drawn.labels.transpose(2, 1, 0), 2, axis)
-        return Segmentation(array, onto.geometry, drawn.names, (*drawn.findings, *dangling))
-    raise GeometryError(
-        f"{shown(path)}: the contours are not parallel to the planes of the grid ({onto.geometry}); give the series"
-        " that they were drawn on."
-    )
+    return bounded(path, partial(_drawn, path, onto.geometry, onto.names, source))
 
 
 def read_segmentation(series: Series) -> Segmentation:
@@ -70,17 +49,38 @@ def read_segmentation(series: Series) -> Segmentation:
     return read_onto(series, Onto())
 
 
+def _series(path: Path) -> Series:
+    bounded(path, partial(read_structures, path))
+    return Series((path,), _NAME, modality="RTSTRUCT")
+
+
 DICOM_RTSTRUCT = Format(
-    _NAME, recognises, scan, read, read_segmentation, read_onto=read_onto, outputs={"dicom-rtstruct": write_rtstruct}
+    _NAME,
+    recognises,
+    each_for_itself(_NAME, _series),
+    read,
+    read_segmentation,
+    read_onto=read_onto,
+    outputs={"dicom-rtstruct": write_rtstruct},
 )
 
 
-def _series(path: Path) -> Series:
-    try:
-        read_structures(path)
-    except MedsegError as error:
-        return refused((path,), _NAME, error)
-    return Series((path,), _NAME, modality="RTSTRUCT")
+def _drawn(path: Path, geometry: Geometry, names: tuple[str, ...], source: Source | None) -> Segmentation:
+    structures = read_structures(path)
+    dangling = tie(path, source, structures.instances, structures.frame_of_reference)
+    for axis, seen in layers(geometry, _normal(structures)):
+        drawn = rasterised(structures, Planes.of(seen), path, names)
+        if not drawn.labels.any() and any(structures.contours.values()):
+            raise GeometryError(
+                f"{shown(path)}: no contour encloses a voxel of the grid ({geometry}); give the series that the"
+                " contours were drawn on."
+            )
+        array = np.moveaxis(drawn.labels.transpose(2, 1, 0), 2, axis)
+        return Segmentation(array, geometry, drawn.names, (*drawn.findings, *dangling))
+    raise GeometryError(
+        f"{shown(path)}: the contours are not parallel to the planes of the grid ({geometry}); give the series"
+        " that they were drawn on."
+    )
 
 
 def _normal(structures: Structures) -> Vector:

@@ -1,14 +1,14 @@
 """Watching a PACS: what has come and is whole is pulled, segmented and pushed back, exactly once.
 
 A study is stable when its series hold the same instances for some time. What was done with a series lies in
-FOLDER/results/STUDY/SERIES/pacs.json, written when its masks are in the PACS; it names the instances by one hash, so
-that a series to which images were added later is done again. If the process dies between segmenting and pushing, the
-masks that lie here are pushed by the next one; a PACS that has them already takes the same UIDs as the same objects.
+FOLDER/results/STUDY/SERIES/pacs.json, written when its masks are in the PACS; it names the instances by one keyed
+hash, so that a series to which images were added later is done again. If the process dies between segmenting and
+pushing, the masks that lie here are pushed by the next one; a PACS that has them already takes the same UIDs as the
+same objects.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ from medseg.atomic import write_text
 from medseg.cases import Result
 from medseg.errors import MedsegError, ModelError, ResourceError, ServerError
 from medseg.locks import locked
-from medseg.opaque import secret
+from medseg.opaque import fingerprint, secret
 from medseg.pacs.client import KEY, Client, Filters, RemoteSeries
 from medseg.pacs.transfer import pull, push
 
@@ -54,7 +54,7 @@ class Done(BaseModel):
     """pacs.json: what was done with a series; no patient data.
 
     Attributes:
-        instances_sha256: Over the sorted SOP Instance UIDs, one a line.
+        instances: Opaque id of the SOP Instance UIDs, keyed so that nobody can find out whose they are by guessing.
         outcome: How it ended.
         masks: Files that were pushed, from the record's folder.
         messages: Why something was not segmented.
@@ -63,7 +63,7 @@ class Done(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: int = SCHEMA
-    instances_sha256: str
+    instances: str
     outcome: Outcome
     masks: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
@@ -158,9 +158,9 @@ class Watcher:
         return replace(self._filters, date=f"{first:%Y%m%d}-{today:%Y%m%d}")
 
     def _look(self, study: str) -> dict[RemoteSeries, str] | None:
-        """What is to be done of a study: series and a hash of what each holds; None while it is not stable."""
+        """What is to be done of a study: series and the opaque id of what each holds; None while it is not stable."""
         found = {
-            series: fingerprint(self._client.instances(series))
+            series: self._fingerprint(self._client.instances(series))
             for series in self._client.series(study)
             if series.modality not in NO_IMAGES
         }
@@ -171,7 +171,7 @@ class Watcher:
         }
         if not ready:
             return {}
-        whole = fingerprint(found.values())
+        whole = self._fingerprint(found.values())
         now = self._clock()
         had, since = self._seen.get(study, ("", now))
         if had != whole:
@@ -179,9 +179,13 @@ class Watcher:
         self._seen[study] = (whole, since)
         return ready if now - since >= self._stable_s else None
 
+    def _fingerprint(self, names: Iterable[str]) -> str:
+        """One opaque id for names in any order."""
+        return fingerprint("\n".join(sorted(names)), self._key)
+
     def _is_done(self, series: RemoteSeries, holds: str) -> bool:
         done = read_done(self._results(series))
-        return done is not None and done.instances_sha256 == holds
+        return done is not None and done.instances == holds
 
     def _results(self, series: RemoteSeries) -> Path:
         return self._folder / "results" / series.folder(self._key)
@@ -191,7 +195,7 @@ class Watcher:
         with locked(results / RECORD, wait=False) as ours:
             if not ours:
                 return Event(series.folder(self._key), Outcome.BUSY)
-            if (done := read_done(results)) is not None and done.instances_sha256 == holds:
+            if (done := read_done(results)) is not None and done.instances == holds:
                 return Event(series.folder(self._key), done.outcome)  # another process has done it since we looked
             try:
                 return self._do_locked(series, holds)
@@ -201,7 +205,7 @@ class Watcher:
     def _do_locked(self, series: RemoteSeries, holds: str) -> Event:
         results = self._results(series)
         pulled = pull(self._client, series, self._folder / "images", self._key)
-        if fingerprint(pulled.instances) != holds:
+        if self._fingerprint(pulled.instances) != holds:
             return Event(series.folder(self._key), Outcome.CHANGED)
         masks, errors = self._masks(pulled.folder, results)
         for error in errors:
@@ -213,7 +217,7 @@ class Watcher:
         outcome = Outcome.PUSHED if refused and masks else Outcome.REFUSED if refused else Outcome.FAILED
         messages = tuple(_told(error) for error in errors)
         names = tuple(mask.relative_to(results).as_posix() for mask in masks)
-        done = Done(instances_sha256=holds, outcome=outcome, masks=names, messages=messages)
+        done = Done(instances=holds, outcome=outcome, masks=names, messages=messages)
         write_text(results / RECORD, done.model_dump_json(indent=2) + "\n")
         if not self._keep_images:
             shutil.rmtree(pulled.folder, ignore_errors=True)
@@ -226,11 +230,6 @@ class Watcher:
             return (), (error,)
         masks = tuple(result.case.mask for result in made if result.error is None)
         return masks, tuple(result.error for result in made if result.error is not None)
-
-
-def fingerprint(names: Iterable[str]) -> str:
-    """SHA-256 over names in their order, one a line."""
-    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
 
 
 def read_done(folder: Path) -> Done | None:

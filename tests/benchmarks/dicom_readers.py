@@ -20,15 +20,17 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.nursery import Nursery, serve
+
 READERS = ("medseg", "simpleitk", "monai-pydicom", "monai-itk", "dicom2nifti", "dcm2niix", "highdicom")
 VERDICTS = ("right", "silently wrong", "wrong with a log line", "refused", "crashed")
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
-TIMEOUT_S = 600
 Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 
 
@@ -158,24 +160,13 @@ def is_one_of(found: Found, truths: list[dict[str, Any]]) -> int | None:
     return None
 
 
-def judge(reader: str, case: Path, python: str) -> tuple[str, frozenset[str]]:
+def judge(nursery: Nursery, case: Path) -> tuple[str, frozenset[str]]:
     """One of `VERDICTS`, where "wrong" does not say yet whether it was said, and the lines that were."""
     truths = json.loads((case / "truth.json").read_text())["volumes"]
     with tempfile.TemporaryDirectory() as out:
-        command = [python, __file__, "--work", reader, str(case / "data"), out]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-                check=False,
-                env=environment,
-                errors="replace",
-            )
-        except subprocess.TimeoutExpired:
-            return "crashed", frozenset()
+        code, lines = nursery.read(case / "data", out)
+        if code < 0:
+            return "crashed", lines
         found = []
         for path in sorted(Path(out).iterdir()):
             with np.load(path) as stored:
@@ -185,10 +176,7 @@ def judge(reader: str, case: Path, python: str) -> tuple[str, frozenset[str]]:
     wanted = set(values.values())
     got = {values[truths[number]["sha256_f32"]] for number in matches if number is not None}
     is_whole = len(matches) == len(found) and None not in matches and got == wanted
-    lines = frozenset(done.stderr.splitlines())
-    if done.returncode < 0:
-        return "crashed", lines
-    if done.returncode:
+    if code:
         if not truths and not found:
             return "right", lines
         return "refused" if not found or is_whole or None not in matches else "wrong", lines
@@ -197,10 +185,18 @@ def judge(reader: str, case: Path, python: str) -> tuple[str, frozenset[str]]:
 
 def judge_all(reader: str, cases: Sequence[Path], python: str) -> dict[str, str]:
     """The verdict on each case; what a reader says about every case is no word on any of them."""
-    judged = {case.name: judge(reader, case, python) for case in cases}
+    with Nursery(python, __file__, reader) as nursery:
+        judged = {case.name: judge(nursery, case) for case in cases}
     always = frozenset.intersection(*(lines for verdict, lines in judged.values() if verdict != "crashed"))
     wrong = {name: VERDICTS[2] if lines - always else VERDICTS[1] for name, (_, lines) in judged.items()}
     return {name: wrong[name] if verdict == "wrong" else verdict for name, (verdict, _) in judged.items()}
+
+
+def load(reader: str) -> None:
+    """Import what a reader needs."""
+    if reader.startswith("monai"):
+        import itk  # noqa: F401
+        import monai.transforms  # noqa: F401
 
 
 def main() -> None:
@@ -208,11 +204,10 @@ def main() -> None:
     parser.add_argument("--python", help="of the environment with the other readers")
     parser.add_argument("--cases", type=Path, default=Path(__file__).parents[3] / "shared/data/fixtures/dicom")
     parser.add_argument("--readers", nargs="*", default=READERS)
-    parser.add_argument("--work", nargs=3, metavar=("READER", "CASE", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", metavar="READER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.work:
-        reader, folder, out = arguments.work
-        work(reader, Path(folder), Path(out))
+    if arguments.serve:
+        serve(partial(load, arguments.serve), partial(work, arguments.serve))
         return
     cases = sorted(path for path in arguments.cases.iterdir() if (path / "truth.json").is_file())
     table: dict[str, dict[str, str]] = {}

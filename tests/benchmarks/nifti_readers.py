@@ -9,18 +9,22 @@ of a file that is not NIfTI or has five dimensions, right is to refuse.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+from tests.benchmarks.dicom_readers import load
+from tests.benchmarks.nursery import Nursery, serve
+
 READERS = ("medseg", "simpleitk", "monai-nibabel", "monai-itk")
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
+VERDICTS = ("right", "wrong", "refused", "crashed")
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 
@@ -78,18 +82,16 @@ def work(reader: str, path: Path, out: Path) -> None:
         np.savez(out / f"{number:04}.npz", array=np.asarray(array, dtype=np.float32), affine=affine)
 
 
-def judge(reader: str, path: Path, python: str) -> str:
+def judge(nursery: Nursery, path: Path) -> str:
     truth = expected(path)
     with tempfile.TemporaryDirectory() as out:
-        command = [python, __file__, "--work", reader, str(path), out]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        done = subprocess.run(command, capture_output=True, timeout=120, check=False, env=environment)
+        code, _ = nursery.read(path, out)
+        if code:
+            return "crashed" if code < 0 else "refused" if truth else "right"
         found = []
         for stored in sorted(Path(out).iterdir()):
             with np.load(stored) as content:
                 found.append((content["array"], content["affine"]))
-    if done.returncode:
-        return "crashed" if done.returncode < 0 else "refused" if truth else "right"
     is_right = bool(truth) and len(found) == len(truth) and all(map(is_same, found, truth))
     return "right" if is_right else "wrong"
 
@@ -107,19 +109,25 @@ def main() -> None:
     parser.add_argument("--python", help="of the environment with the other readers")
     folder = Path(__file__).parents[3] / "shared/data/fixtures/nifti/real_oddities/data"
     parser.add_argument("--files", type=Path, default=folder)
-    parser.add_argument("--work", nargs=3, metavar=("READER", "FILE", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", metavar="READER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.work:
-        reader, path, out = arguments.work
-        work(reader, Path(path), Path(out))
+    if arguments.serve:
+        serve(partial(load, arguments.serve), partial(work, arguments.serve))
         return
-    readers = [reader for reader in READERS if reader == "medseg" or arguments.python]
-    print("| file | " + " | ".join(readers) + " |\n|---|" + "---|" * len(readers))
-    for path in sorted(arguments.files.iterdir()):
-        if ".hdr" in path.name:
-            continue  # of a pair the other file is read
-        verdicts = [judge(one, path, sys.executable if one == "medseg" else arguments.python) for one in readers]
-        print(f"| {path.name} | " + " | ".join(verdicts) + " |", flush=True)
+    paths = [path for path in sorted(arguments.files.iterdir()) if ".hdr" not in path.name]  # of a pair one is read
+    table = {}
+    for reader in READERS:
+        python = sys.executable if reader == "medseg" else arguments.python
+        if python:
+            with Nursery(python, __file__, reader) as nursery:
+                table[reader] = [judge(nursery, path) for path in paths]
+    print("| file | " + " | ".join(table) + " |\n|---|" + "---|" * len(table))
+    for number, path in enumerate(paths):
+        print(f"| {path.name} | " + " | ".join(verdicts[number] for verdicts in table.values()) + " |")
+    print("\n| reader | " + " | ".join(VERDICTS) + " |\n|---|" + "---|" * len(VERDICTS))
+    for reader, verdicts in table.items():
+        count = Counter(verdicts)
+        print(f"| {reader} | " + " | ".join(str(count[verdict]) for verdict in VERDICTS) + " |")
 
 
 if __name__ == "__main__":

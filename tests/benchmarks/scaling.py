@@ -17,7 +17,7 @@ from pathlib import Path
 
 from medseg.config import PredictConfig
 from medseg.ledger import RECORD, read_record
-from tests.flows.installation import ENDED, Installation
+from tests.flows.installation import Installation
 from tests.flows.postgresql import programs, running
 from tests.tiny import phantom, save_scan, save_tiny_model
 
@@ -27,9 +27,8 @@ RUN_S = 280
 def measured(one: Installation, runs: list[str]) -> float:
     """Seconds until all runs are completed."""
     began = time.monotonic()
-    one.wait(lambda: all(one.state(run) in ENDED for run in runs), RUN_S, one.log("worker1"))
-    states = {one.state(run) for run in runs}
-    assert states == {"COMPLETED"}, states
+    states = set(one.all_ended(runs, RUN_S))
+    assert states == {"COMPLETED"}, f"{states}: {one.log('worker1')}"
     return time.monotonic() - began
 
 
@@ -39,7 +38,7 @@ def start_workers(one: Installation, count: int) -> None:
     for name in names:
         (one.folder / f"{name}.log").unlink(missing_ok=True)
         one.start(name, "prefect worker start --pool medseg-cpu --limit 1")
-    one.wait(lambda: all("started!" in one.log(name) for name in names), RUN_S, one.log(names[-1]))
+    one.wait(lambda: all("started!" in one.log(name) for name in names), RUN_S, lambda: one.log(names[-1]))
 
 
 def measure(one: Installation, studies: int, workers: list[int]) -> None:
@@ -58,21 +57,25 @@ def measure(one: Installation, studies: int, workers: list[int]) -> None:
         seconds = measured(one, runs)
         for number in range(count):
             one.kill(f"worker{number + 1}")
-        assert len(list(output.rglob(RECORD))) == studies
-        show(f"{count} workers, a run for each study", studies, seconds)
+        show(f"{count} workers, a run for each study", count, seconds, of_medseg(output, studies))
     output = one.folder / "chunk"
     start_workers(one, 1)
     run = one.run("reprocess-studies/nightly", root=str(one.scans), output=str(output), settings=settings)
-    show("1 worker, one run for all", studies, measured(one, [run]))
-    records = [read_record(path.parent) for path in sorted(output.rglob(RECORD))]
-    loads = [stage.seconds for record in records if record for stage in record.stages if stage.name == "load"]
-    first, rest = max(loads), sorted(loads)[: len(loads) - 1]
-    print(f"loading the model: {first:.3f} s for the first study of a process, then {max(rest):.3f} s at most")
+    show("1 worker, one run for all", 1, measured(one, [run]), of_medseg(output, studies))
 
 
-def show(what: str, studies: int, seconds: float) -> None:
-    """Print a row."""
-    cells = (what, studies, f"{seconds:.1f}", f"{60 * studies / seconds:.1f}", f"{seconds / studies:.1f}")
+def of_medseg(output: Path, studies: int) -> list[float]:
+    """Seconds of medseg's own steps for each study; all of them have to be there."""
+    records = [read_record(path.parent) for path in output.rglob(RECORD)]
+    assert len(records) == studies
+    return [sum(stage.seconds for stage in record.stages) for record in records if record]
+
+
+def show(what: str, workers: int, seconds: float, own: list[float]) -> None:
+    """Print a row; what a study costs beyond medseg's own steps is Prefect's and that of starting Python."""
+    studies = len(own)
+    overhead = workers * seconds / studies - sum(own) / studies
+    cells = (what, studies, f"{seconds:.1f}", f"{60 * studies / seconds:.1f}", f"{overhead:.1f}")
     print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
@@ -92,7 +95,7 @@ def main() -> None:
             one.do("prefect work-pool create medseg-gpu --type process")
             one.do("prefect --no-prompt deploy --all --prefect-file flows/prefect.yaml")
             print(f"{os.cpu_count()} processor cores\n")
-            print("| | studies | seconds | studies a minute | seconds a study |")
+            print("| | studies | seconds | studies a minute | overhead a study, s |")
             print("|---|---|---|---|---|", flush=True)
             measure(one, wanted.n, wanted.workers)
 

@@ -75,7 +75,7 @@ class Installation:
     def start_server(self, name: str = "server") -> None:
         """Start the server and wait until it answers."""
         self.start(name, "prefect server start")
-        self.wait(self.answers, START_S, f"server; {self.log(name)}")
+        self.wait(self.answers, START_S, lambda: f"the server; {self.log(name)}")
 
     def answers(self) -> bool:
         """Whether the server does."""
@@ -140,8 +140,21 @@ class Installation:
 
     def ended(self, run: str, seconds: float) -> str:
         """The state in which a run ends."""
-        self.wait(lambda: self.state(run) in ENDED, seconds, f"run {run} to end; {self.log('worker')}")
-        return self.state(run)
+        return self.all_ended([run], seconds)[0]
+
+    def all_ended(self, runs: list[str], seconds: float) -> list[str]:
+        """The states in which runs end."""
+        self.wait(lambda: set(self.states(runs)) <= ENDED, seconds, lambda: f"runs to end; {self.log('worker')}")
+        return self.states(runs)
+
+    def states(self, runs: list[str]) -> list[str]:
+        """The same of several runs by one request, so that waiting for many takes little of the server's time."""
+        try:
+            found = self.api("POST", "/flow_runs/filter", {"flow_runs": {"id": {"any_": runs}}})
+        except OSError:
+            return [""]
+        state_of = {one["id"]: one["state_type"] for one in found}
+        return [str(state_of[run]) for run in runs]
 
     def api(self, method: str, path: str, content: object = None) -> Any:
         """What the server's REST interface answers; asked again while its database is locked, as Prefect's client does.
@@ -161,12 +174,12 @@ class Installation:
                     raise
                 time.sleep(1)
 
-    def wait(self, until: Callable[[], bool], seconds: float, what: str) -> None:
+    def wait(self, until: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
         """Wait for something, but not for ever."""
         end = time.monotonic() + seconds
         while not until():
             if time.monotonic() > end:
-                raise TimeoutError(f"waited {seconds:g} s for {what}")
+                raise TimeoutError(f"waited {seconds:g} s for {what()}")
             time.sleep(0.2)
 
     def log(self, name: str) -> str:

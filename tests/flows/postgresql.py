@@ -54,7 +54,7 @@ def running() -> Iterator[str]:
                 time.sleep(0.1)
             yield f"postgresql+asyncpg://medseg@127.0.0.1:{port}/postgres"
         finally:
-            process.send_signal(signal.SIGINT)  # "fast": connections are ended, nothing is lost
+            process.send_signal(signal.SIGQUIT)  # at once; nobody will want the data again
             process.wait(START_S)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.formats import dicom_files, read, scan
+from medseg.formats import dicom_files, dicom_limits, read, scan
 from tests.dicom_files import VOXELS, make, save, series
 from tests.enhanced_files import enhanced, frame
 
@@ -48,6 +48,6 @@ def test_large_header_is_read_by_a_limited_process(large: Path) -> None:
 
 
 def test_header_that_takes_more_than_a_header_may_is_refused(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom_files, "MOST_SECONDS", 0)
+    monkeypatch.setattr(dicom_limits, "MOST_SECONDS", 0)
     ((_, reason),) = scan(large).skipped
     assert "more memory or time than a header may" in reason

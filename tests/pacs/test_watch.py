@@ -189,6 +189,17 @@ def test_names_of_folders_and_files_cannot_be_computed_without_the_secret_of_the
     assert (tmp_path / "a" / KEY).stat().st_mode & 0o077 == 0
 
 
+def test_record_of_the_same_images_is_another_with_another_secret(tmp_path):
+    found = []
+    for name in "ab":
+        bench = Bench(tmp_path / name, FakePacs())
+        bench.after(0)
+        bench.after(60)
+        found.append(read_done(bench.results))
+    assert [one.outcome for one in found] == [Outcome.PUSHED] * 2
+    assert found[0].instances != found[1].instances
+
+
 def test_series_that_does_not_come_whole_is_an_error(tmp_path):
     pacs = FakePacs()
     pacs.sent = lambda slices: slices[:-2]
