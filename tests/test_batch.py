@@ -21,12 +21,6 @@ from medseg.ledger import read_failure, read_record
 from tests.tiny import files_below, phantom, save_scan, save_tiny_model
 
 
-@pytest.fixture
-def model(tmp_path) -> Path:
-    save_tiny_model(tmp_path / "models" / "tiny")
-    return tmp_path / "models" / "tiny"
-
-
 def batch(tmp_path, model, *options, source="scans", output="out") -> Result:
     words = ("batch", tmp_path / source, tmp_path / output, "--model", model, "--no-preview", *options)
     return CliRunner().invoke(main, [str(word) for word in words])
