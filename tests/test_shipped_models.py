@@ -18,7 +18,7 @@ from medseg.metrics import confusion, dice
 from medseg.model import load_model
 from medseg.pipeline import label, segment
 from medseg.prepare import prepare
-from medseg.training.cases import find_cases, split
+from medseg.training.cases import find_cases, read_image, read_reference, split
 from medseg.training.material import gather
 from medseg.volume import Segmentation, Volume
 from tests.phantoms import axis_arrangements, rearranged, rearranged_labels, rotation
@@ -105,6 +105,16 @@ def test_held_out_scan_is_segmented_as_well_as_the_card_says(model, scan, refere
     found = dice_of(reference, segment(scan, model), info.labels)
     for index, value in found.items():
         assert value == pytest.approx(info.metrics["validation_dice_per_case"][CASE][info.labels[index].name], abs=5e-3)
+
+
+def test_held_out_slices_of_the_heart_are_segmented_as_well_as_the_card_says(data):
+    config, _ = training_of("heart-mr")
+    heart = load_model("heart-mr")
+    for case in find_cases(data / "heart" / "cases.csv", config.data.columns):
+        slice_ = read_image(case)
+        drawn = read_reference(case, config.labels, slice_.geometry, config.data.values)
+        expected = heart.info.metrics["validation_dice_per_case"][case.name]["left ventricle"]
+        assert dice_of(drawn, segment(slice_, heart), config.labels)[1] == pytest.approx(expected, abs=5e-3)
 
 
 def held_out(name):
