@@ -96,20 +96,23 @@ def _tune_malloc(settings: tuple[tuple[int, int], ...], *, trim: bool = False) -
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out while something was computed, so that less might do."""
-    text = str(error)
-    # By name, so that torch need not be imported to tell; torch reports memory of the CPU as a plain RuntimeError.
-    gpu = type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in text
-    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text
+    text = str(error)  # torch reports memory of the CPU as a plain RuntimeError
+    full = "can't allocate memory" in text or "not enough memory" in text
+    return full or isinstance(error, MemoryError) or _is_of_gpu(error)
 
 
 def resource_error(error: BaseException) -> ResourceError | None:
     """The one-line error for an exception that means that memory or disk ran out; None for any other."""
-    text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return ResourceError(f"{where}the disk is full; free space or choose another output.")
-    if type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in text:
+    if _is_of_gpu(error):
         return ResourceError("The GPU's memory is not enough; close what else uses it, or choose --device cpu.")
     if out_of_memory(error):
         return ResourceError("The memory is not enough; close other programs, or crop the scan.")
     return None
+
+
+def _is_of_gpu(error: BaseException) -> bool:
+    # By name, so that torch need not be imported to tell.
+    return type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in str(error)
