@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -65,7 +67,7 @@ def plan(volume: Volume, model: Model, *, device: torch.device | str = "cpu", re
         ConfigError: If the model lays tiles with a halo, whose memory is not foreseen.
     """
     prepared, prepare_s = _prepared(volume, model)
-    made = _planned(volume, prepared, model, device=device, spill=False)
+    made = _planned(volume, prepared, model, _one_window(prepared, model, device), spill=False)
     seconds = {"read": read_s, "prepare": prepare_s, **made.seconds}
     return replace(made, seconds=seconds, peak_memory_mib=max(made.peak_memory_mib, peak_memory_mib() or 0.0))
 
@@ -100,11 +102,14 @@ def fit(volume: Volume, model: Model, limit_mib: float, *, device: torch.device 
     """
     prepared, _ = _prepared(volume, model)
     least = math.inf
-    for windows, spill in _ways(model.windows):
-        made = _planned(volume, prepared, replace(model, windows=windows), device=device, spill=spill)
-        if made.peak_memory_mib <= limit_mib:
-            return Fit(windows, spill, made)
-        least = min(least, made.peak_memory_mib)
+    for windows, ways in groupby(_ways(model.windows), itemgetter(0)):
+        way = replace(model, windows=windows)
+        window = _one_window(prepared, way, device)
+        for _, spill in ways:
+            made = _planned(volume, prepared, way, window, spill=spill)
+            if made.peak_memory_mib <= limit_mib:
+                return Fit(windows, spill, made)
+            least = min(least, made.peak_memory_mib)
     raise ResourceError(
         f"The scan needs about {least:.0f} MiB at least, more than the {limit_mib:.0f} MiB of --max-memory; crop it, or"
         " choose a model of a coarser grid."
@@ -130,25 +135,34 @@ def _prepared(volume: Volume, model: Model) -> tuple[Volume, float]:
     return prepared, time.perf_counter() - started
 
 
-def _planned(volume: Volume, prepared: Volume, model: Model, *, device: torch.device | str, spill: bool) -> Plan:
+@dataclass(frozen=True)
+class _Window:
+    """What one window takes: channels that are averaged, seconds, MiB of the network, and MiB held before it."""
+
+    channels: int
+    seconds: float
+    network_mib: float
+    held_mib: float
+
+
+def _planned(volume: Volume, prepared: Volume, model: Model, window: _Window, *, spill: bool) -> Plan:
     sweep = plan_sweep(prepared.geometry.shape, model.windows)
     passes = 2 ** len(model.windows.mirror_axes)
-    held = memory_mib()
-    channels, window_s, network = _one_window(prepared, model, device)
-    extent = [max(n, size) for n, size in zip(prepared.geometry.shape, sweep.size, strict=True)]
-    extent[sweep.axis] = sweep.size[sweep.axis]
-    ring = channels * math.prod(extent) * _FLOAT / _MIB
+    ring = window.channels * math.prod(sweep.ring_shape(prepared.geometry.shape)) * _FLOAT / _MIB
     slab = _COPIES * ring * PLANES_PER_SLAB / sweep.size[sweep.axis]
     voxels = math.prod(volume.geometry.shape)
     labels = voxels * np.dtype(model.labels.dtype).itemsize / _MIB
     kernels = _KERNELS_MIB if voxels >= COMPILED_FROM_VOXELS and "numba" not in sys.modules else 0.0
-    waiting = channels * math.prod(sweep.size) * _FLOAT / _MIB if spill else ring  # of a file, what a window touches
-    peak = held + labels + max(network + slab + waiting + kernels, labels + _WRITING_MIB)
-    return Plan(len(sweep) * passes, {"network": window_s * len(sweep)}, peak, 0.0 if spill else ring)
+    waiting = (
+        window.channels * math.prod(sweep.size) * _FLOAT / _MIB if spill else ring
+    )  # of a file, what a window touches
+    peak = window.held_mib + labels + max(window.network_mib + slab + waiting + kernels, labels + _WRITING_MIB)
+    return Plan(len(sweep) * passes, {"network": window.seconds * len(sweep)}, peak, 0.0 if spill else ring)
 
 
-def _one_window(prepared: Volume, model: Model, device: torch.device | str) -> tuple[int, float, float]:
-    """Channels that are averaged, seconds, and MiB, of the second of two windows: the first also warms up."""
+def _one_window(prepared: Volume, model: Model, device: torch.device | str) -> _Window:
+    """Measure the second of two windows: the first also warms up."""
+    held = memory_mib()
     size = model.windows.size
     part = np.ascontiguousarray(prepared.array[:, : size[0], : size[1], : size[2]])
     window = Volume(part, Geometry(part.shape[1:], prepared.geometry.affine))
@@ -159,4 +173,4 @@ def _one_window(prepared: Volume, model: Model, device: torch.device | str) -> t
             slabs = list(features(window, model.network, model.windows, device=device))
             seconds = time.perf_counter() - started
         own = sum(slab.scores.numel() for slab in slabs) * _FLOAT / _MIB
-        return int(slabs[0].scores.shape[0]), seconds, max(memory_mib() - before - own, 0.0)
+        return _Window(int(slabs[0].scores.shape[0]), seconds, max(memory_mib() - before - own, 0.0), held)

@@ -43,8 +43,8 @@ class Ring:
         spill: bool = False,
     ) -> None:
         self.shape, self.sweep, self.weights = shape, sweep, weights
-        extent = [max(n, size) for n, size in zip(shape, sweep.size, strict=True)]
-        self.depth = extent[sweep.axis] = sweep.size[sweep.axis]
+        extent = sweep.ring_shape(shape)
+        self.depth = extent[sweep.axis]
         self.origin = [min(positions[0], 0) for positions in sweep.starts]
         channels = like.shape[1]
         self.pages: mmap.mmap | None = None

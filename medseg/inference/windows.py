@@ -46,6 +46,12 @@ class Sweep:
         """Windows that begin in the same plane."""
         return len(self) // len(self.stops)
 
+    def ring_shape(self, shape: Shape) -> Shape:
+        """Voxels (I, J, K) of the planes that wait for later windows: as deep as a window, padding included."""
+        extent = [max(n, size) for n, size in zip(shape, self.size, strict=True)]
+        extent[self.axis] = self.size[self.axis]
+        return extent[0], extent[1], extent[2]
+
     def windows_at(self, stop: int) -> Iterator[Shape]:
         """First voxels (i, j, k) of the windows that begin in plane `stop` along the axis of the sweep."""
         starts = [(stop,) if axis == self.axis else positions for axis, positions in enumerate(self.starts)]
