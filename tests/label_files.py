@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, EnhancedMRImageStorage
 
-from medseg.formats import Algorithm, write_onto_source
+from medseg.errors import MedsegError
+from medseg.formats import Algorithm, read_segmentation, write_onto_source
 from medseg.geometry import Geometry
 from medseg.labels import Code, Label, LabelSet
 from medseg.study import Finding
 from medseg.volume import Segmentation
-from tests.dicom_files import COLUMN, COLUMN_SPACING, NORMAL, ORIGIN, ROW, ROW_SPACING, STEP, make, save
+from tests.dicom_files import COLUMN, COLUMN_SPACING, NORMAL, ORIGIN, PATIENT, ROW, ROW_SPACING, STEP, make, save
 
 ROWS, COLUMNS, SLICES = 24, 20, 7
 MODEL = Algorithm("abdomen", "2.1.0")
@@ -168,3 +169,21 @@ def contours_in(path: Path) -> list[tuple[int, NDArray[np.float64]]]:
 def area_mm2(points: NDArray[np.float64]) -> float:
     """Area that a planar polygon encloses."""
     return float(np.linalg.norm(np.cross(points, np.roll(points, -1, axis=0)).sum(axis=0))) / 2
+
+
+def refused_when_cut(path: Path, every: int) -> list[str]:
+    """What is said of a label file of the phantom that ends too early, wherever; where it is read, it is whole."""
+    whole, refused = path.read_bytes(), []
+    for cut in range(2, len(whole) - 300, every):
+        path.write_bytes(whole[:-cut])
+        try:
+            array = read_segmentation(path, onto=grid()).array
+        except MedsegError as error:
+            refused.append(str(error))
+        else:
+            np.testing.assert_array_equal(array, phantom(grid()).array)
+    for message in refused:
+        assert f"{path.name}: " in message
+        assert "\n" not in message
+        assert PATIENT not in message
+    return refused

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import medseg.case
-from medseg.cli import main
 from medseg.ledger import read_failure, read_record
+from tests.commands import medseg_command, process
 from tests.tiny import files_below, phantom, save_scan, save_tiny_model
 
 
 def batch(tmp_path, model, *options, source="scans", output="out") -> Result:
     words = ("batch", tmp_path / source, tmp_path / output, "--model", model, "--no-preview", *options)
-    return CliRunner().invoke(main, [str(word) for word in words])
+    return medseg_command(*words)
 
 
 def verdicts(tmp_path, model, *options, **places) -> dict[str, tuple[str, str]]:
@@ -37,16 +37,9 @@ def save_scans(tmp_path, names="abc") -> None:
         save_scan(tmp_path / "scans" / f"{name}.nii.gz", phantom() + ord(name) % 7)
 
 
-def process(tmp_path, model, *options) -> subprocess.Popen:
+def started(tmp_path, model, *options) -> subprocess.Popen:
     words = ("batch", tmp_path / "scans", tmp_path / "out", "--model", model, "--no-preview", "--json", *options)
-    return subprocess.Popen(
-        [sys.executable, "-m", "medseg", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    return process(*words, start_new_session=True)
 
 
 def test_dry_run_says_run_skip_or_stale_with_the_reason_and_writes_nothing(tmp_path, model):
@@ -105,9 +98,9 @@ def test_unchanged_batch_writes_nothing_and_does_not_import_torch(tmp_path, mode
 def test_predict_and_batch_continue_each_other(tmp_path, model):
     save_scans(tmp_path, "ab")
     predict = ("predict", tmp_path / "scans", "-o", tmp_path / "out", "--model", model, "--no-preview")
-    assert CliRunner().invoke(main, [str(word) for word in predict]).exit_code == 0
+    assert medseg_command(*predict).exit_code == 0
     assert set(verdicts(tmp_path, model).values()) == {("skip", "done")}
-    result = CliRunner().invoke(main, [str(word) for word in (*predict, "--continue-prediction", "--json")])
+    result = medseg_command(*predict, "--continue-prediction", "--json")
     assert [case["status"] for case in json.loads(result.stdout)["cases"]] == ["skipped", "skipped"]
 
 
@@ -247,7 +240,7 @@ def test_output_that_is_a_file_is_refused(tmp_path, model):
 def test_jobs_give_the_results_of_one_process_and_a_bad_study_stops_none(tmp_path, model):
     save_scans(tmp_path)
     (tmp_path / "scans" / "bad.nii.gz").write_bytes(b"\x1f\x8bnot really")
-    result = process(tmp_path, model, "--jobs", "2")
+    result = started(tmp_path, model, "--jobs", "2")
     stdout, stderr = result.communicate(timeout=120)
     assert result.returncode == 6, stderr
     assert json.loads(stdout)["done"] == 3
@@ -259,7 +252,7 @@ def test_jobs_give_the_results_of_one_process_and_a_bad_study_stops_none(tmp_pat
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_four_processes_at_once_do_every_study_exactly_once(tmp_path, model):
     save_scans(tmp_path, "abcdefghij")
-    four = [process(tmp_path, model) for _ in range(4)]
+    four = [started(tmp_path, model) for _ in range(4)]
     outputs = [one.communicate(timeout=240) for one in four]
     assert [one.returncode for one in four] == [0] * 4, outputs
     cases = [case for stdout, _ in outputs for case in json.loads(stdout)["cases"]]
@@ -271,7 +264,7 @@ def test_four_processes_at_once_do_every_study_exactly_once(tmp_path, model):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_batch_leaves_nothing_partial_and_the_next_one_does_what_is_left(tmp_path, model, jobs):
     save_scans(tmp_path, "abcdefghijkl")
-    killed = process(tmp_path, model, "--jobs", jobs, "--overlap", "0.7")
+    killed = started(tmp_path, model, "--jobs", jobs, "--overlap", "0.7")
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").glob("*/run.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -291,7 +284,7 @@ def test_killed_batch_leaves_nothing_partial_and_the_next_one_does_what_is_left(
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the process by /proc")
 def test_process_of_a_team_that_is_killed_takes_one_study_with_it_alone(tmp_path, model):
     save_scans(tmp_path, "abcdefgh")
-    team = process(tmp_path, model, "--jobs", "2", "--overlap", "0.7")
+    team = started(tmp_path, model, "--jobs", "2", "--overlap", "0.7")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*/.*lock")) and time.monotonic() < deadline:
         time.sleep(0.02)
