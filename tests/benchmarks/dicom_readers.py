@@ -26,12 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.nursery import Nursery, serve
+from tests.benchmarks.nursery import Found, Nursery, serve
 
 READERS = ("medseg", "simpleitk", "monai-pydicom", "monai-itk", "dicom2nifti", "dcm2niix", "highdicom")
 VERDICTS = ("right", "silently wrong", "wrong with a log line", "refused", "crashed")
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
-Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 
 
 def medseg(folder: Path) -> Iterator[Found]:
@@ -132,14 +131,12 @@ def highdicom(folder: Path) -> Iterator[Found]:
         yield volume.array, LPS_TO_RAS @ volume.affine
 
 
-def work(reader: str, folder: Path, out: Path) -> None:
-    """Read a case and write what came out, and what was said."""
+def volumes(reader: str, folder: Path) -> Iterator[Found]:
+    """What a reader makes of a case."""
     if reader.startswith("monai"):
-        found = monai(folder, "PydicomReader" if reader == "monai-pydicom" else "ITKReader")
-    else:
-        found = globals()[reader](folder)
-    for n, (array, affine) in enumerate(found):
-        np.savez(out / f"{n}.npz", array=np.asarray(array, dtype=np.float32), affine=affine)
+        return monai(folder, "PydicomReader" if reader == "monai-pydicom" else "ITKReader")
+    found: Iterator[Found] = globals()[reader](folder)
+    return found
 
 
 def is_one_of(found: Found, truths: list[dict[str, Any]]) -> int | None:
@@ -163,14 +160,9 @@ def is_one_of(found: Found, truths: list[dict[str, Any]]) -> int | None:
 def judge(nursery: Nursery, case: Path) -> tuple[str, frozenset[str]]:
     """One of `VERDICTS`, where "wrong" does not say yet whether it was said, and the lines that were."""
     truths = json.loads((case / "truth.json").read_text())["volumes"]
-    with tempfile.TemporaryDirectory() as out:
-        code, lines = nursery.read(case / "data", out)
-        if code < 0:
-            return "crashed", lines
-        found = []
-        for path in sorted(Path(out).iterdir()):
-            with np.load(path) as stored:
-                found.append((stored["array"], stored["affine"]))
+    code, lines, found = nursery.read(case / "data")
+    if code < 0:
+        return "crashed", lines
     matches = [is_one_of(one, truths) for one in found if one[0].ndim == 3]
     values = {truth["sha256_f32"]: number for number, truth in enumerate(truths)}  # equal volumes need come out once
     wanted = set(values.values())
@@ -207,7 +199,7 @@ def main() -> None:
     parser.add_argument("--serve", metavar="READER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(partial(load, arguments.serve), partial(work, arguments.serve))
+        serve(partial(load, arguments.serve), partial(volumes, arguments.serve))
         return
     cases = sorted(path for path in arguments.cases.iterdir() if (path / "truth.json").is_file())
     table: dict[str, dict[str, str]] = {}

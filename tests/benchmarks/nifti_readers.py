@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -19,14 +18,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from tests.benchmarks.dicom_readers import load
-from tests.benchmarks.nursery import Nursery, serve
+from tests.benchmarks.dicom_readers import LPS_TO_RAS, load
+from tests.benchmarks.nursery import Found, Nursery, serve
 
 READERS = ("medseg", "simpleitk", "monai-nibabel", "monai-itk")
-LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 VERDICTS = ("right", "wrong", "refused", "crashed")
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}
-Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 
 
 def medseg(path: Path) -> Iterator[Found]:
@@ -72,26 +69,19 @@ def expected(path: Path) -> list[Found]:
     return [(array[..., n], affine) for n in range(array.shape[3])] if array.ndim == 4 else [(array, affine)]
 
 
-def work(reader: str, path: Path, out: Path) -> None:
-    """Read a file and write what came out."""
+def volumes(reader: str, path: Path) -> Iterator[Found]:
+    """What a reader makes of a file."""
     if reader.startswith("monai"):
-        found = monai(path, "NibabelReader" if reader == "monai-nibabel" else "ITKReader")
-    else:
-        found = globals()[reader](path)
-    for number, (array, affine) in enumerate(found):
-        np.savez(out / f"{number:04}.npz", array=np.asarray(array, dtype=np.float32), affine=affine)
+        return monai(path, "NibabelReader" if reader == "monai-nibabel" else "ITKReader")
+    found: Iterator[Found] = globals()[reader](path)
+    return found
 
 
 def judge(nursery: Nursery, path: Path) -> str:
     truth = expected(path)
-    with tempfile.TemporaryDirectory() as out:
-        code, _ = nursery.read(path, out)
-        if code:
-            return "crashed" if code < 0 else "refused" if truth else "right"
-        found = []
-        for stored in sorted(Path(out).iterdir()):
-            with np.load(stored) as content:
-                found.append((content["array"], content["affine"]))
+    code, _, found = nursery.read(path)
+    if code:
+        return "crashed" if code < 0 else "refused" if truth else "right"
     is_right = bool(truth) and len(found) == len(truth) and all(map(is_same, found, truth))
     return "right" if is_right else "wrong"
 
@@ -112,7 +102,7 @@ def main() -> None:
     parser.add_argument("--serve", metavar="READER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(partial(load, arguments.serve), partial(work, arguments.serve))
+        serve(partial(load, arguments.serve), partial(volumes, arguments.serve))
         return
     paths = [path for path in sorted(arguments.files.iterdir()) if ".hdr" not in path.name]  # of a pair one is read
     table = {}

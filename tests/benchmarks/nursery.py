@@ -6,17 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
+Found = tuple[np.ndarray, np.ndarray]  # voxels (I, J, K) and affine to RAS
 LOG = "log"
 TIMEOUT_S = 600
 
 
 class Nursery:
-    """Has one reader read case after case, each in a process of its own; what it says lies in OUT/log.
+    """Has one reader read case after case, each in a process of its own.
 
     Args:
         python: Of the environment that has the reader.
@@ -39,25 +43,36 @@ class Nursery:
         self._process.kill()
         self._process.communicate()
 
-    def read(self, case: Path, out: str) -> tuple[int, frozenset[str]]:
-        """The exit code of a case, negative if a signal ended it, and the lines that were said."""
+    def read(self, case: Path) -> tuple[int, frozenset[str], list[Found]]:
+        """The exit code of a case, negative if a signal ended it, the lines that were said, and what came out.
+
+        Of a process that a signal ended nothing counts.
+        """
+        with tempfile.TemporaryDirectory() as out:
+            code = self._ask(case, out)
+            lines = frozenset(Path(out, LOG).read_text(errors="replace").splitlines())
+            return code, lines, [] if code < 0 else list(_stored(Path(out)))
+
+    def _ask(self, case: Path, out: str) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{case}\t{out}\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        log = Path(out, LOG)
-        lines = frozenset(log.read_text(errors="replace").splitlines())
-        log.unlink()
-        return code, lines
+        return int(self._process.stdout.readline())
 
 
-def serve(load: Callable[[], object], work: Callable[[Path, Path], None]) -> None:
+def _stored(out: Path) -> Iterator[Found]:
+    for path in sorted(out.glob("*.npz")):
+        with np.load(path) as stored:
+            yield stored["array"], stored["affine"]
+
+
+def serve(load: Callable[[], object], read: Callable[[Path], Iterable[Found]]) -> None:
     """Answer a `Nursery` until it ends.
 
     Args:
         load: Imports the reader, once.
-        work: Called with the case and the folder for what comes out, in a fork.
+        read: Called with the case, in a fork.
     """
     answers = os.dup(1)
     load()
@@ -70,7 +85,8 @@ def serve(load: Callable[[], object], work: Callable[[Path, Path], None]) -> Non
             os.dup2(log, 2)
             code = 0
             try:
-                work(case, out)
+                for number, (array, affine) in enumerate(read(case)):
+                    np.savez(out / f"{number:04}.npz", array=np.asarray(array, dtype=np.float32), affine=affine)
             except BaseException:  # whatever a reader raises
                 traceback.print_exc()
                 code = 1
