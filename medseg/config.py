@@ -138,13 +138,22 @@ class Windows(Settings):
 
 
 class NetworkSettings(Settings):
-    """Which architecture, and how it is set up; `settings` are the keyword arguments of its builder."""
+    """Which architecture, and how it is set up.
+
+    Attributes:
+        architecture: Its name in the registry.
+        spatial_dims: 2 or 3.
+        in_channels: Of a scan.
+        settings: Keyword arguments of its builder.
+        checkpoint: What training starts from, beside the configuration: public weights (see `load_checkpoint`), or the
+            folder of a model of the same architecture and settings.
+    """
 
     architecture: str
     spatial_dims: Literal[2, 3] = 3
     in_channels: int = Field(1, ge=1)
     settings: dict[str, Any] = Field(default_factory=dict)
-    checkpoint: Path | None = None  # public weights to start from, beside the configuration; see `load_checkpoint`
+    checkpoint: Path | None = None
 
 
 class Accepts(Settings):

@@ -62,7 +62,9 @@ def load_checkpoint(network: nn.Module, path: str | Path, *, inflation: str = "c
     state = adapter.translate(state)
     state = _without_auxiliary(state, own, findings)
     state = _channels_adapted(state, own, findings)
-    state = _classes_adapted(state, own, adapter.classifier, findings)
+    if adapter.classifier in state and adapter.classifier in own:
+        classes = len(state[adapter.classifier]), len(own[adapter.classifier])
+        state = classes_adapted(state, own, classes, findings)
     if any(tensor.ndim == 5 for tensor in own.values()):
         findings.append(Finding("inflated", f"The 2D kernels of {path.name} were inflated ({inflation})."))
         state = inflated(state, network, inflation)
@@ -153,11 +155,16 @@ def _channels_adapted(state: State, own: State, findings: list[Finding]) -> Stat
     return result
 
 
-def _classes_adapted(state: State, own: State, classifier: str | None, findings: list[Finding]) -> State:
-    """Where the file has other classes than the network, what depends on them keeps the network's fresh weights."""
-    if classifier is None or classifier not in state or classifier not in own:
-        return state
-    theirs, ours = len(state[classifier]), len(own[classifier])
+def classes_adapted(state: State, own: State, classes: tuple[int, int], findings: list[Finding]) -> State:
+    """Where the file has other classes than the network, what depends on them keeps the network's fresh weights.
+
+    Args:
+        state: The file's tensors, by the network's names.
+        own: The network's.
+        classes: How many the file and the network have.
+        findings: Takes what was left fresh.
+    """
+    theirs, ours = classes
     if theirs == ours:
         return state
 

@@ -170,7 +170,9 @@ def _course(config: TrainConfig, facts: Facts) -> str:
 
 def _start(config: TrainConfig) -> str:
     weights = config.network.checkpoint
-    return f"; started from {weights.name}" if weights else ""
+    if weights is None:
+        return ""
+    return f"; started from {weights.name if weights.suffix else f'the model {weights.parent.name}/{weights.name}'}"
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD with Nesterov momentum"}
