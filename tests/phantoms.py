@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -19,7 +20,7 @@ def axis_arrangements() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 def rearranged(volume: Volume, order: tuple[int, ...], signs: tuple[int, ...]) -> Volume:
     """The same scan with its axes permuted and flipped, and an affine that says so."""
     array, affine = _rearrange(volume.array, volume.geometry, order, signs)
-    return Volume(array, Geometry(array.shape[1:], affine), volume.modality)
+    return replace(volume, array=array, geometry=Geometry(array.shape[1:], affine), sources=())
 
 
 def rearranged_labels(segmentation: Segmentation, order: tuple[int, ...], signs: tuple[int, ...]) -> Segmentation:
