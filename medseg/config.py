@@ -103,6 +103,8 @@ class Windows(Settings):
         context: Neighbour slices on each side that a 2D network sees as further channels (2.5D).
         padding_value: Fills windows that reach beyond the volume, in prepared units.
         mirror_axes: Axes along which mirrored passes are averaged (test-time augmentation).
+        mirror_swaps: Channels of the network that change places in a pass mirrored along the first axis: left and right
+            of the same structure.
         interpolation: From the prepared grid to the scan's own: linear on the scores, or nearest.
         tiling: "overlap" as MONAI lays windows; "even" spreads them evenly, up to a quarter further apart, instead of
             moving the last one back; "halo" gives every voxel to one window, which sees as far beyond it as the
@@ -118,6 +120,7 @@ class Windows(Settings):
     context: int = Field(0, ge=0)
     padding_value: float = 0.0
     mirror_axes: tuple[Axis, ...] = ()
+    mirror_swaps: tuple[tuple[int, int], ...] = ()
     interpolation: Literal["linear", "nearest"] = "linear"
     tiling: Literal["overlap", "even", "halo"] = "overlap"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -227,6 +230,9 @@ class TrainConfig(Settings):
         if sides and self.preparation.orientation[0] not in "RL":
             turned = self.preparation.orientation
             raise ValueError(f"training.augmentation.sides needs a first axis between right and left, not {turned}")
+        channels = {frozenset(self.labels.indices.index(index) + 1 for index in pair) for pair in sides}
+        if sides and 0 in self.windows.mirror_axes and channels != set(map(frozenset, self.windows.mirror_swaps)):
+            raise ValueError(f"windows.mirror_swaps has to be {sorted(map(sorted, channels))}, as training swaps sides")
         return self
 
 

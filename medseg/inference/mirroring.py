@@ -18,3 +18,15 @@ def mirrorings(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 def mirror(x: Float[Tensor, "b c *space"], axes: Sequence[int]) -> Float[Tensor, "b c *space"]:
     """Flip spatial axes; doing it twice gives back `x`."""
     return x.flip([2 + axis for axis in axes]) if axes else x
+
+
+def swapped(
+    scores: Float[Tensor, "b classes *space"], axes: Sequence[int], swaps: Sequence[tuple[int, int]]
+) -> Float[Tensor, "b classes *space"]:
+    """Scores of left and right in each other's place, if a mirror along the first axis has changed the sides."""
+    if 0 not in axes or not swaps:
+        return scores
+    order = list(range(scores.shape[1]))
+    for one, other in swaps:
+        order[one], order[other] = other, one
+    return scores[:, order]

@@ -13,7 +13,7 @@ from medseg.devices import has_bfloat16
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Shape
 from medseg.inference.head import Head, split_head
-from medseg.inference.mirroring import mirror, mirrorings
+from medseg.inference.mirroring import mirror, mirrorings, swapped
 from medseg.inference.windows import cut
 from medseg.volume import Volume
 
@@ -45,7 +45,8 @@ class Passes:
                 raise ConfigError(f"Precision bfloat16: {self.device} does not compute with it; leave --precision out.")
             self.network = _channels_last(self.network)
         self.head: Head | None = None
-        self._is_split = windows.average == "probabilities"  # which no linear layer can follow
+        # No linear layer can follow probabilities, and what comes before the last one has no sides to swap.
+        self._is_split = windows.average == "probabilities" or bool(windows.mirror_axes and windows.mirror_swaps)
 
     def scores(self, starts: list[Shape], size: Shape | None = None) -> Float[Tensor, "b channels i j k"]:
         """What the windows at `starts` give: logits, probabilities, or what the head takes.
@@ -62,7 +63,7 @@ class Passes:
         total: Tensor | None = None
         passes = list(mirrorings(windows.mirror_axes))
         for axes in passes:
-            scores = mirror(self.through(mirror(batch, axes)), axes)
+            scores = swapped(mirror(self.through(mirror(batch, axes)), axes), axes, windows.mirror_swaps)
             if windows.average == "probabilities":
                 scores = scores.softmax(dim=1)
             total = scores if total is None else total.add_(scores)

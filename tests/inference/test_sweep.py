@@ -91,6 +91,20 @@ def test_mirrored_passes_are_averaged_in_the_original_orientation():
     torch.testing.assert_close(ours, torch.stack(passes).mean(0)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_left_and_right_change_places_in_passes_that_change_the_sides_and_in_no_other(average):
+    volume, network = noise((16, 16, 16)), small_unet()
+    windows = Windows(size=(16, 16, 16), mirror_axes=(0, 2), mirror_swaps=((1, 2),), average=average)
+    ours = whole(predict(volume, network, windows), (16, 16, 16))
+    x = torch.from_numpy(volume.array)[None]
+    with torch.no_grad():
+        passes = [network(x.flip(axes)).flip(axes) for axes in ([], [2], [4], [2, 4])]
+    passes = [scores[:, [0, 2, 1]] if n % 2 else scores for n, scores in enumerate(passes)]
+    if average == "probabilities":
+        passes = [scores.softmax(1) for scores in passes]
+    torch.testing.assert_close(ours, torch.stack(passes).mean(0)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_probabilities_can_be_averaged_instead_of_logits():
     volume, network = noise((24, 16, 16)), small_unet()
     slabs = list(predict(volume, network, Windows(size=(16, 16, 16), average="probabilities")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_sides_that_are_no_labels_or_lie_across_no_axis_are_refused(content, say
     run["training"]["augmentation"] = content
     run["preparation"] = {"orientation": "SRA"}
     with pytest.raises(ConfigError, match=says):
+        validate(run, TrainConfig, where="test")
+
+
+@pytest.mark.parametrize(("swaps", "is_right"), [([], False), ([[1, 1]], False), ([[2, 1]], True)])
+def test_mirrored_passes_have_to_swap_the_sides_that_training_swaps(swaps, is_right):
+    run = settings("nowhere")
+    run["training"]["augmentation"] = {"sides": [[1, 2]]}
+    run["windows"] |= {"mirror_axes": [0], "mirror_swaps": swaps}
+    with nullcontext() if is_right else pytest.raises(ConfigError, match=r"mirror_swaps has to be \[\[1, 2\]\]"):
         validate(run, TrainConfig, where="test")
 
 
