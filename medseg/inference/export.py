@@ -18,9 +18,7 @@ COMPILED_FROM_VOXELS = 2_000_000
 
 
 def _load_kernels() -> None:
-    from medseg.inference.compiled_export import load  # noqa: PLC0415 - loads numba
-
-    load()
+    import medseg.inference.compiled_export  # noqa: F401, PLC0415 - loads numba
 
 
 def highest(slabs: Iterable[Slab]) -> Iterator[LabelSlab]:
