@@ -33,7 +33,9 @@ class Ring:
         sweep: The windows.
         weights: Of a window's voxels, (i, j, k).
         spill: Whether the sums are kept in a temporary file.
-        workers: Threads for compiled code, which is loaded; None adds windows by torch.
+
+    Attributes:
+        workers: Threads for compiled code, once that is loaded; with None windows are added by torch.
     """
 
     def __init__(
@@ -44,9 +46,9 @@ class Ring:
         weights: Float[Tensor, "i j k"],
         *,
         spill: bool = False,
-        workers: Team | None = None,
     ) -> None:
-        self.shape, self.sweep, self.weights, self.workers = shape, sweep, weights, workers
+        self.shape, self.sweep, self.weights = shape, sweep, weights
+        self.workers: Team | None = None
         extent = sweep.ring_shape(shape)
         self.depth = extent[sweep.axis]
         self.origin = [min(positions[0], 0) for positions in sweep.starts]

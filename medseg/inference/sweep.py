@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -70,17 +70,17 @@ def features(
                 with torch.inference_mode():
                     scores = run.scores(batch)
                     if ring is None:
-                        if compiled:
-                            load_ahead().join()
-                        how: dict[str, Any] = {"spill": spill, "workers": workers if compiled else None}
                         with torch.inference_mode(mode=False):
-                            ring = Ring(prepared.geometry.shape, scores, sweep, weights, **how)
+                            ring = Ring(prepared.geometry.shape, scores, sweep, weights, spill=spill)
                     for start, window_scores in zip(batch, scores, strict=True):
                         ring.add(window_scores, start)
                     del scores, window_scores  # before the next windows need the memory
                 done += len(batch)
                 progress(done, len(sweep))
             assert ring is not None  # every stop has at least one window
+            if compiled:  # from the second stop on: it is loaded during the first
+                load_ahead().join()
+                ring.workers = workers
             for first, averages in ring.leave(following, PLANES_PER_SLAB):
                 yield Slab(averages, sweep.axis, first, windows.average == "probabilities", run.head)
                 del averages
