@@ -184,14 +184,17 @@ class Predictor:
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
         if choice.components.anything:
             refiners.append(component_refiner(choice.components))
+        how: dict[str, Any] = {"device": device, "progress": progress}
         with turn(device) as waited:
             if waited:
                 stages.lap("wait")
+            prepared = None
             if self._limit_mib is not None:
                 within = fit(volume, model, self._limit_mib, device=device)
                 model, spill = replace(model, windows=within.windows), spill or within.spill
+                prepared = within.prepared
                 stages.lap("plan")
-            segmentation = segment(volume, model, refiners=refiners, device=device, spill=spill, progress=progress)
+            segmentation = segment(volume, model, refiners=refiners, prepared=prepared, spill=spill, **how)
         stages.lap("segment")
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)

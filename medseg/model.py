@@ -17,10 +17,12 @@ from torch import nn
 from medseg.bundle import CARD, INFERENCE, LICENCE, WEIGHTS, ModelInfo, find_model, read_info, write_info
 from medseg.config import Preparation, TrainConfig, Windows
 from medseg.errors import ConfigError, ModelError
+from medseg.inference import around_body
 from medseg.labels import LabelSet
 from medseg.likeness import Seen
 from medseg.networks import build
-from medseg.prepare import steps
+from medseg.prepare import prepare, steps
+from medseg.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,15 @@ class Model:
     def preparation(self) -> Preparation:
         """What is done to a scan before the network sees it."""
         return self.info.preparation
+
+    def prepared(self, volume: Volume) -> Volume:
+        """A scan as the network's windows are cut from it; the box around the body alone where that is all they see.
+
+        Raises:
+            InputError: If the scan has nothing to segment.
+        """
+        prepared = prepare(volume, self.preparation)
+        return around_body(prepared) if self.windows.body_only else prepared
 
 
 def load_model(name_or_folder: str | Path) -> Model:

@@ -12,10 +12,10 @@ import torch
 from medseg.errors import GeometryError, ModelError
 from medseg.formats import RESAMPLED, needs_grid, read_segmentation
 from medseg.geometry import Geometry
-from medseg.inference import Progress, around_body, export, features, highest, resample, silent
+from medseg.inference import Progress, are_worth_loading, export, features, highest, load_ahead, resample, silent
 from medseg.labels import LabelSet
 from medseg.model import Model
-from medseg.prepare import prepare, prepare_labels
+from medseg.prepare import prepare_labels
 from medseg.report import Measuring, Report, mapped, reoriented
 from medseg.resources import memory_kept
 from medseg.study import Finding
@@ -31,6 +31,7 @@ def segment(
     refiners: Sequence[Refiner] = (),
     device: torch.device | str = "cpu",
     spill: bool = False,
+    prepared: Volume | None = None,
     progress: Progress = silent,
 ) -> Segmentation:
     """Label every voxel of a scan.
@@ -44,6 +45,7 @@ def segment(
         refiners: Applied in order to the slabs on the scan's own grid, such as a dense CRF.
         device: Where the network runs.
         spill: Whether planes that wait for later windows do so in a temporary file; slower, with the same labels.
+        prepared: What `model.prepared(volume)` gave, if that was needed before.
         progress: Called with (windows done, windows in all).
 
     Returns:
@@ -57,14 +59,17 @@ def segment(
     if found != wanted:
         raise ModelError(f"Scan has {found} channels, {model.info.name} takes {wanted}; choose another --model.")
     with memory_kept():
-        return _segment(volume, model, refiners, device=device, spill=spill, progress=progress)
+        return _segment(volume, model, refiners, prepared, device=device, spill=spill, progress=progress)
 
 
-def _segment(volume: Volume, model: Model, refiners: Sequence[Refiner], **how: Any) -> Segmentation:
-    prepared = prepare(volume, model.preparation)
-    if model.windows.body_only:
-        prepared = around_body(prepared)
-    slabs = features(prepared, model.network, model.windows, **how)
+def _segment(
+    volume: Volume, model: Model, refiners: Sequence[Refiner], prepared: Volume | None, **how: Any
+) -> Segmentation:
+    compiled = are_worth_loading(volume.geometry)
+    if compiled:
+        load_ahead()
+    prepared = prepared or model.prepared(volume)
+    slabs = features(prepared, model.network, model.windows, compiled=compiled, **how)
     onto: dict[str, Any] = {"to": volume.geometry, "interpolation": model.windows.interpolation}
     if not refiners:
         return assemble(export(slabs, prepared.geometry, **onto), model.labels, volume.geometry, volume.findings)

@@ -17,9 +17,8 @@ import torch
 from medseg.config import Windows
 from medseg.errors import ConfigError, ResourceError
 from medseg.geometry import Geometry
-from medseg.inference import COMPILED_FROM_VOXELS, PLANES_PER_SLAB, around_body, features, plan_sweep
+from medseg.inference import PLANES_PER_SLAB, are_worth_loading, features, plan_sweep
 from medseg.model import Model
-from medseg.prepare import prepare
 from medseg.resources import memory_kept, memory_mib, peak_memory_mib
 from medseg.volume import Volume
 
@@ -66,7 +65,10 @@ def plan(volume: Volume, model: Model, *, device: torch.device | str = "cpu", re
     Raises:
         ConfigError: If the model lays tiles with a halo, whose memory is not foreseen.
     """
-    prepared, prepare_s = _prepared(volume, model)
+    _require_foreseen(model.windows)
+    started = time.perf_counter()
+    prepared = model.prepared(volume)
+    prepare_s = time.perf_counter() - started
     made = _planned(volume, prepared, model, _one_window(prepared, model, device), spill=False)
     seconds = {"read": read_s, "prepare": prepare_s, **made.seconds}
     return replace(made, seconds=seconds, peak_memory_mib=max(made.peak_memory_mib, peak_memory_mib() or 0.0))
@@ -80,11 +82,13 @@ class Fit:
         windows: The model's own, or narrower ones.
         spill: Whether the planes that later windows still touch wait in a temporary file; the labels are the same.
         plan: What it will take.
+        prepared: The scan, prepared by the model.
     """
 
     windows: Windows
     spill: bool
     plan: Plan
+    prepared: Volume
 
 
 def fit(volume: Volume, model: Model, limit_mib: float, *, device: torch.device | str = "cpu") -> Fit:
@@ -100,7 +104,8 @@ def fit(volume: Volume, model: Model, limit_mib: float, *, device: torch.device 
         ResourceError: If no way does.
         ConfigError: If the model lays tiles with a halo, whose memory is not foreseen.
     """
-    prepared, _ = _prepared(volume, model)
+    _require_foreseen(model.windows)
+    prepared = model.prepared(volume)
     least = math.inf
     for windows, ways in groupby(_ways(model.windows), itemgetter(0)):
         way = replace(model, windows=windows)
@@ -108,7 +113,7 @@ def fit(volume: Volume, model: Model, limit_mib: float, *, device: torch.device 
         for _, spill in ways:
             made = _planned(volume, prepared, way, window, spill=spill)
             if made.peak_memory_mib <= limit_mib:
-                return Fit(windows, spill, made)
+                return Fit(windows, spill, made, prepared)
             least = min(least, made.peak_memory_mib)
     raise ResourceError(
         f"The scan needs about {least:.0f} MiB at least, more than the {limit_mib:.0f} MiB of --max-memory; crop it, or"
@@ -126,13 +131,9 @@ def _ways(windows: Windows) -> Iterator[tuple[Windows, bool]]:
         windows = windows.model_copy(update={"size": (i, j, k)})
 
 
-def _prepared(volume: Volume, model: Model) -> tuple[Volume, float]:
-    if model.windows.tiling == "halo":
+def _require_foreseen(windows: Windows) -> None:
+    if windows.tiling == "halo":
         raise ConfigError("The memory of --tiling halo is not foreseen; leave --tiling or --max-memory out.")
-    started = time.perf_counter()
-    prepared = prepare(volume, model.preparation)
-    prepared = around_body(prepared) if model.windows.body_only else prepared
-    return prepared, time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _planned(volume: Volume, prepared: Volume, model: Model, window: _Window, *,
     slab = _COPIES * ring * PLANES_PER_SLAB / sweep.size[sweep.axis]
     voxels = math.prod(volume.geometry.shape)
     labels = voxels * np.dtype(model.labels.dtype).itemsize / _MIB
-    kernels = _KERNELS_MIB if voxels >= COMPILED_FROM_VOXELS and "numba" not in sys.modules else 0.0
+    kernels = _KERNELS_MIB if are_worth_loading(volume.geometry) and "numba" not in sys.modules else 0.0
     waiting = (
         window.channels * math.prod(sweep.size) * _FLOAT / _MIB if spill else ring
     )  # of a file, what a window touches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import threading
@@ -36,6 +37,11 @@ def memory_mib() -> float:
             return int(file.read().split()[1]) * resource.getpagesize() / 2**20
     except OSError:
         return peak_memory_mib() or 0.0
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def megabytes(text: str) -> float:

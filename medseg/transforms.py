@@ -7,11 +7,15 @@ Loading MONAI takes longer than segmenting a small scan, and its resampling hold
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
+
+from medseg.resources import cores
 
 Voxels: TypeAlias = NDArray[Any]
 Affine: TypeAlias = NDArray[np.float64]
@@ -20,6 +24,8 @@ Image: TypeAlias = tuple[Voxels, Affine]
 
 _SAME = 1e-3  # MONAI's tolerance for two affines
 _ROUNDING = 1e-6  # voxels
+_PLANES = 16  # that are interpolated before they are written, so that whole lines of memory are
+_MOST_THREADS = 8  # more would wait for the memory
 
 
 def crop_foreground(image: Image, *, select_fn: Callable[[Any], Any]) -> Image:
@@ -65,8 +71,9 @@ def spacing(image: Image, *, pixdim: Sequence[float], mode: str, padding_mode: s
     positions = [np.minimum(np.arange(n) * f, m - 1) for n, f, m in zip(shape, factors, array.shape[1:], strict=True)]
     result = np.empty((len(array), *shape), dtype=np.float32)
     lines = [_between(along, n) for along, n in zip(positions, array.shape[1:], strict=True)]
-    for channel, target in zip(array, result, strict=True):
-        _interpolate(channel, lines, target)
+    with ThreadPoolExecutor(min(cores(), _MOST_THREADS), thread_name_prefix="prepare") as pool:
+        for channel, target in zip(array, result, strict=True):
+            list(pool.map(partial(_interpolate, channel, lines, target), range(0, shape[2], _PLANES)))
     return result, new
 
 
@@ -97,21 +104,27 @@ def _between(positions: NDArray[np.float64], length: int) -> _Line:
     return low, np.minimum(low + 1, length - 1), share
 
 
-def _interpolate(channel: Voxels, lines: Sequence[_Line], target: NDArray[np.float32]) -> None:
-    """One channel (I, J, K), the last axis first: it leaves planes for the others."""
-    row_low, row_high, row_share = lines[0]
-    column_low, column_high, column_share = lines[1]
-    for k, (low, high, share) in enumerate(zip(*lines[2], strict=True)):
-        plane = channel[:, :, low].astype(np.float32)
+def _interpolate(channel: Voxels, lines: Sequence[_Line], target: NDArray[np.float32], begin: int) -> None:
+    """Some planes along K, from `begin` on, of one channel (I, J, K); the last axis first: it leaves planes."""
+    planes = []
+    for low, high, share in zip(*(line[begin : begin + _PLANES] for line in lines[2]), strict=True):
+        plane = channel[:, :, low].T.astype(np.float32)  # J first: I mostly varies fastest in memory
         if share > 0:
-            plane += share * (channel[:, :, high] - plane)
-        if plane.shape[0] > 1:
-            first = plane[row_low]
-            plane = first + row_share[:, None] * (plane[row_high] - first)
-        if plane.shape[1] > 1:
-            first = plane[:, column_low]
-            plane = first + column_share * (plane[:, column_high] - first)
-        target[:, :, k] = plane
+            plane += share * (channel[:, :, high].T - plane)
+        plane = _between_rows(np.ascontiguousarray(plane), lines[1])
+        planes.append(_between_rows(np.ascontiguousarray(plane.T), lines[0]))
+    target[:, :, begin : begin + _PLANES] = np.stack(planes).transpose(1, 2, 0)
+
+
+def _between_rows(plane: NDArray[np.float32], line: _Line) -> NDArray[np.float32]:
+    if len(plane) == 1:
+        return plane
+    low, high, share = line
+    below, above = plane[low], plane[high]
+    above -= below
+    above *= share[:, None]
+    above += below
+    return above
 
 
 def scale_intensity_range(image: Image, *, a_min: float, a_max: float, b_min: float, b_max: float, clip: bool) -> Image:

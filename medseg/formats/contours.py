@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Ring = NDArray[np.float64]  # points (n, 2) as (column, row), at pixel centres whole numbers; the last joins the first
 Mask = NDArray[np.bool_]
@@ -37,6 +36,8 @@ def trace(mask: Mask) -> list[Ring]:
     Holes are joined to the outer contour by a channel of no width (a keyhole), which every reader understands: those
     that fill what is enclosed, those that count crossings, and those that count windings.
     """
+    from scipy import ndimage  # noqa: PLC0415 - takes long to load
+
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return []

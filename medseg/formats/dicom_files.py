@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from medseg.formats.dicom_frames import read_slices
 from medseg.formats.dicom_header import LargeHeaderError, SkippedFileError
 from medseg.formats.dicom_limits import in_process
 from medseg.formats.dicom_slice import Slice
+from medseg.resources import cores
 
 Planes = tuple[Slice, ...] | SkippedFileError
 
@@ -23,7 +23,7 @@ _CHUNK = 200  # files that a process reads at a time
 def read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, Planes]]:
     """The planes of each file, in the order of the files, or why it has none."""
     chunks = [paths[n : n + _CHUNK] for n in range(0, len(paths), _CHUNK)]
-    processes = min(_cores(), _MOST_PROCESSES)
+    processes = min(cores(), _MOST_PROCESSES)
     if len(paths) < ENOUGH_FILES or processes == 1:
         results: Iterator[list[Planes]] = map(_read, chunks)
     else:
@@ -33,10 +33,6 @@ def read_all(paths: Sequence[Path]) -> Iterator[tuple[Path, Planes]]:
         results = parallel(delayed(_read)(chunk) for chunk in chunks)
     for chunk, planes in zip(chunks, results, strict=True):
         yield from zip(chunk, planes, strict=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read(paths: Sequence[Path]) -> list[Planes]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medseg.formats.base import allocate
 from medseg.formats.dicom_stack import JITTER_IN_PLANE, Stack
@@ -46,6 +45,8 @@ def on_grid(planes: NDArray[Any], stack_: Stack) -> NDArray[Any]:
 
 def _straight(planes: NDArray[Any], stack_: Stack, k: int) -> NDArray[Any]:
     """Plane k, moved to where the grid has its rows and columns."""
+    from scipy import ndimage  # noqa: PLC0415 - takes long to load
+
     if stack_.aside is None:
         return np.asarray(planes[k])
     aside_i, aside_j = stack_.aside[k]

@@ -44,7 +44,6 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
     with team() as workers:
         planes = _planes(slabs, head, workers)
         held: dict[int, _Plane] = {}
-        layer: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         for plane, lowest, last in route.planes:
             while last not in held:
                 index, made = next(planes)
@@ -53,9 +52,7 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
                 del held[index]
             pair = held[int(low[plane])], held[int(high[plane])]
             classes, scores = (pair[0].classes, pair[1].classes), (pair[0].scores, pair[1].scores)
-            if layer is None:
-                weight, bias = _layer(head, pair[0].scores.shape[-1])
-                layer = np.ascontiguousarray(weight.T), bias
+            layer = _layer(head, pair[0].scores.shape[-1])
             found = np.empty((len(rows[0]), len(columns[0])), dtype=np.uint16)
             workers.share(len(found), partial(between, classes, scores, share[plane], rows, columns, *layer, found))
             plane_classes = found.T if swapped else found
@@ -64,27 +61,24 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
             pass
 
 
-def load() -> None:
-    """Have the kernels ready: compiled, or loaded from where they were compiled before."""
-    scores, labels = np.zeros((2, 1, 1, 1), dtype=np.float32), np.zeros((2, 1, 1), dtype=np.uint16)
-    layer, place = _layer(None, 1), np.zeros(1, dtype=np.int32)
-    line = place, place, np.zeros(1, dtype=np.float32)
-    settle(scores.swapaxes(0, 1), *layer, scores.copy(), labels, 0, 1)
-    settle(scores, *layer, scores.copy(), labels, 0, 1)
-    between(tuple(labels), tuple(scores), np.float32(0), line, line, layer[0].T.copy(), layer[1], labels[0], 0, 1)
-
-
 def _planes(slabs: Iterator[Slab], head: Head | None, workers: Team) -> Iterator[tuple[int, _Plane]]:
     for slab in slabs:
         block = slab.scores.movedim(1 + slab.axis, 0).numpy()
-        planes, channels, rows, columns = block.shape
-        scores = np.empty((planes, rows, columns, channels), dtype=np.float32)
-        classes = np.empty((planes, rows, columns), dtype=np.uint16)
-        workers.share(rows, partial(settle, block, *_layer(head, channels), scores, classes))
-        start = slab.start
-        del slab, block  # before the next windows need the memory
-        yield from ((start + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True)))
-        del scores, classes
+        start, count = slab.start, len(block)
+        # Planes that lie between one another in memory are read together.
+        together = count if block.strides[0] < block.strides[2] else 1
+        for first in range(0, count, together):
+            part = block[first : first + together]
+            planes, channels, rows, columns = part.shape
+            scores = np.empty((planes, rows, columns, channels), dtype=np.float32)
+            classes = np.empty((planes, rows, columns), dtype=np.uint16)
+            workers.share(rows, partial(settle, part, *_layer(head, channels), scores, classes))
+            if first + together >= count:
+                del slab, block, part  # before the next windows need the memory
+            yield from (
+                (start + first + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True))
+            )
+            del scores, classes
 
 
 def _layer(head: Head | None, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from threading import Thread
 
 from medseg.geometry import Geometry
 from medseg.inference.head import Head
+from medseg.inference.kernels import are_worth_loading, load_ahead
 from medseg.inference.resample import resample
 from medseg.inference.route import Interpolation, Route
 from medseg.volume import LabelSlab, Slab
-
-# Loading compiled code takes longer than all that torch does on smaller scans.
-COMPILED_FROM_VOXELS = 2_000_000
-
-
-def _load_kernels() -> None:
-    from medseg.inference.compiled_export import load  # noqa: PLC0415 - loads numba
-
-    load()
 
 
 def highest(slabs: Iterable[Slab]) -> Iterator[LabelSlab]:
@@ -35,7 +25,7 @@ def export(
     *,
     to: Geometry,
     interpolation: Interpolation = "linear",
-    compiled_from_voxels: int = COMPILED_FROM_VOXELS,
+    compiled: bool | None = None,
 ) -> Iterator[LabelSlab]:
     """What `highest(resample(slabs, …))` gives, interpolating scores only where that can change the class.
 
@@ -44,19 +34,17 @@ def export(
         source: The grid of the slabs.
         to: The grid that is wanted.
         interpolation: "linear" on the scores, or "nearest".
-        compiled_from_voxels: The size of `to` from which compiled kernels are worth their loading.
+        compiled: Whether by compiled code where that can be; by default if that is worth its loading.
     """
-    is_large = math.prod(to.shape) >= compiled_from_voxels and not source.matches(to)
-    if is_large:  # meanwhile: they are needed when the first planes are done
-        loading = Thread(target=_load_kernels, name="kernels", daemon=True)
-        loading.start()
+    wanted = are_worth_loading(to) if compiled is None else compiled
+    loading = load_ahead() if wanted and not source.matches(to) else None
     first = next(slabs)
     slabs = chain([first], slabs)
     route = Route(source, to, first.axis, interpolation)
     head = first.head
     is_plain = first.scores.device.type == "cpu" and route.is_separable
     del first  # a slab is held no longer than it is needed
-    if is_large and is_plain and isinstance(head, Head | None):
+    if loading is not None and is_plain and isinstance(head, Head | None):
         loading.join()
         from medseg.inference.compiled_export import export_compiled  # noqa: PLC0415 - loads numba
 

@@ -12,6 +12,7 @@ from medseg.config import Windows
 from medseg.devices import has_bfloat16
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Shape
+from medseg.inference.folding import folded
 from medseg.inference.head import Head, split_head
 from medseg.inference.mirroring import mirror, mirrorings, swapped
 from medseg.inference.windows import cut
@@ -38,7 +39,7 @@ class Passes:
 
     def __init__(self, prepared: Volume, network: nn.Module, windows: Windows, device: torch.device | str) -> None:
         self.prepared, self.windows, self.device = prepared, windows, torch.device(device)
-        self.network = network.to(device).eval()
+        self.network = folded(network.to(device).eval())
         self._is_half = windows.precision == "bfloat16"
         if self._is_half:
             if not has_bfloat16(str(self.device)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_erosion
 
 Mask = NDArray[np.bool_]
 
@@ -39,6 +38,8 @@ def skeleton(mask: Mask) -> Mask:
     It is what every erosion leaves and an opening removes: the same voxels as MONAI's `soft_skel` on a binary mask
     with enough iterations. Unlike a thinning it may be a voxel or two wide. The image's edge does not erode.
     """
+    from scipy.ndimage import binary_dilation, binary_erosion  # noqa: PLC0415 - takes long to load
+
     cube = np.ones((3,) * mask.ndim, dtype=bool)
     line = np.zeros_like(mask)
     while True:

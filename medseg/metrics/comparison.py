@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from medseg.errors import ConfigError
 from medseg.metrics.overlap import Confusion, Counts, Labels, confusion
@@ -113,6 +112,8 @@ def _occurring(pairs: Confusion, ignore: int | None) -> tuple[tuple[int, ...], .
 
 
 def _boxes_of(array: Labels, indices: tuple[int, ...]) -> dict[int, Box]:
+    from scipy.ndimage import find_objects  # noqa: PLC0415 - takes long to load
+
     if indices[-1] < _MOST_BOXES:
         return {n: box for n, box in enumerate(find_objects(array, indices[-1]), 1) if box}
     places = np.searchsorted(indices, array)

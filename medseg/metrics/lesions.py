@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label as components
 
 Mask = NDArray[np.bool_]
 
@@ -44,6 +43,8 @@ def detection(reference: Mask, prediction: Mask) -> Detection:
 
     One piece may match several: a prediction that joins two lesions has found both.
     """
+    from scipy.ndimage import label as components  # noqa: PLC0415 - takes long to load
+
     neighbours = np.ones((3,) * reference.ndim)
     lesions, n = components(reference, neighbours)
     pieces, m = components(prediction, neighbours)

@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
@@ -176,6 +175,8 @@ def _codes(mask: Mask) -> NDArray[np.uint8]:
 
 def _between(reference: Mask, prediction: Mask, spacing: Distances) -> tuple[Distances, Distances]:
     """Distances of the points of either surface to the other, in the order of the points."""
+    from scipy.spatial import cKDTree  # noqa: PLC0415 - takes long to load
+
     places: list[NDArray[Any]] = [np.argwhere(surface) for surface in (reference, prediction)]
     found = []
     for ours, theirs, own, other in ((*places, reference, prediction), (*places[::-1], prediction, reference)):

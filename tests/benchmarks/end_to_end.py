@@ -3,10 +3,11 @@
 python -m tests.benchmarks.end_to_end [--cases tiny-2-M ...] [--only medseg floor ...] [--repeats N] [--cpu]
     [--resume] [--readme]
 
-Each system runs in a process of its own, in turns; a figure is the least of the repeats. The peers are installed from
-PyPI into a virtual environment of the benchmark's own in the folder WORK. The time is that of the work, without imports
-and without making the network. "forward" is the time in the network alone, which for medseg leaves out a last layer
-that is put off; "beside" is the rest. "peak" is the resident memory of the process and its children.
+medseg-bfloat16 is medseg with --precision bfloat16 --body-only. Each system runs in a process of its own, in turns; a
+figure is the least of the repeats. The peers are installed from PyPI into a virtual environment of the benchmark's own
+in the folder WORK. The time is that of the work, without imports and without making the network. "forward" is the time
+in the network alone, which for medseg leaves out a last layer that is put off; "beside" is the rest. "peak" is the
+resident memory of the process and its children.
 
 With --cpu the seconds are those of the processor, which a machine that does other work hardly changes: they are
 comparable on one thread (OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1). Figures are kept in WORK, by clock and threads;
@@ -32,7 +33,7 @@ import torch
 from tests.benchmarks.end_to_end_cases import NETWORKS, SCANS, save_phantom
 
 ROOT = Path(__file__).parents[2]
-OURS = ("medseg", "floor")
+OURS = ("medseg", "medseg-bfloat16", "floor")
 PEERS = ("monai", "monai-labels-first", "nnunet", "nnunet-torch")
 ALL = (*OURS, *PEERS)
 PEER_PACKAGES = ("torch", "monai", "nibabel", "jaxtyping", "scikit-learn")

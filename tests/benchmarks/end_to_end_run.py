@@ -58,7 +58,9 @@ def windows_of(network: str) -> tuple[int, int, int]:
     return (WINDOW, WINDOW, 1) if network == "slices" else (WINDOW, WINDOW, WINDOW)
 
 
-def by_medseg(network: nn.Module, name: str, classes: int, scan: Path, output: Path, laps: Laps) -> None:
+def by_medseg(
+    network: nn.Module, name: str, classes: int, scan: Path, output: Path, laps: Laps, **shortcuts: Any
+) -> None:
     from medseg.bundle import ModelInfo
     from medseg.config import Accepts, ModelCard, NetworkSettings, Preparation, ScaleIntensityRange, Windows
     from medseg.formats import read, write
@@ -73,7 +75,7 @@ def by_medseg(network: nn.Module, name: str, classes: int, scan: Path, output: P
         accepts=Accepts(),
         preparation=Preparation(spacing_mm=(SPACING_MM,) * 3, intensity=ScaleIntensityRange(low=LOW, high=HIGH)),
         network=NetworkSettings(architecture="unet"),
-        windows=Windows(size=windows_of(name), overlap=OVERLAP),
+        windows=Windows(size=windows_of(name), overlap=OVERLAP, **shortcuts),
         sha256="",
     )
     laps.lap("import")
@@ -177,6 +179,7 @@ def by_nnunet(
 SYSTEMS = {
     "floor": bare,
     "medseg": by_medseg,
+    "medseg-bfloat16": lambda *given: by_medseg(*given, precision="bfloat16", body_only=True),
     "monai": by_monai,
     "monai-labels-first": lambda *given: by_monai(*given, labels_first=True),
     "nnunet": by_nnunet,

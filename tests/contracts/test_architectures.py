@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medseg.errors import ConfigError
+from medseg.inference.folding import folded
 from medseg.networks import ARCHITECTURES, build
 from tests.benchmarks.architectures import NARROW
 from tests.networks.small import SMALL
@@ -63,6 +65,20 @@ class TestArchitecture:
         with torch.autocast("cpu", torch.bfloat16):
             ours = network(x).float()
         assert (ours - expected).abs().max() < 0.1 * expected.abs().max()
+
+    def test_folded_batch_normalisation_gives_the_same_logits(self, name, spatial_dims):
+        has_choice = "norm" in next(a for a in ARCHITECTURES if a.name == name).settings
+        settings = SMALL[name] | ({"norm": "batch"} if has_choice else {})
+        torch.manual_seed(0)
+        network = build(name, spatial_dims=spatial_dims, in_channels=1, num_classes=3, **settings).eval()
+        for norm in (m for m in network.modules() if isinstance(m, _BatchNorm)):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2.0)
+        x = torch.randn(1, 1, *SIZES[spatial_dims][0])
+        expected, fused = network(x), folded(network)
+        torch.testing.assert_close(fused(x), expected, rtol=1e-3, atol=1e-5 * float(expected.detach().abs().max()))
+        assert not any(isinstance(m, _BatchNorm) for m in fused.modules())
+        assert torch.equal(network(x), expected)
 
     def test_exports(self, name, spatial_dims):
         network = small(name, spatial_dims).eval()

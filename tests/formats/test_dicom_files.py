@@ -21,7 +21,7 @@ def test_many_files_are_read_by_several_processes_with_the_same_result(
     alone = scan(folder)
     monkeypatch.setattr(dicom_files, "ENOUGH_FILES", 2)
     monkeypatch.setattr(dicom_files, "_CHUNK", 2)
-    monkeypatch.setattr(dicom_files, "_cores", lambda: 2)
+    monkeypatch.setattr(dicom_files, "cores", lambda: 2)
     seen: list[tuple[int, int]] = []
     together = scan(folder, progress=lambda done, total: seen.append((done, total)))
     assert together.skipped == alone.skipped

@@ -56,7 +56,7 @@ def some_head(channels, classes):
 @pytest.mark.parametrize("interpolation", ["linear", "nearest"])
 def test_compiled_labels_are_those_of_all_scores_interpolated(axis, to, head, interpolation):
     values = anatomy(5)
-    found = export(slabs_of(values, axis, head), SOURCE, to=to, interpolation=interpolation, compiled_from_voxels=0)
+    found = export(slabs_of(values, axis, head), SOURCE, to=to, interpolation=interpolation, compiled=True)
     expected = whole(values, head, axis, to, interpolation=interpolation)
     np.testing.assert_array_equal(assembled(found, to.shape), expected)
     assert len(np.unique(expected)) > 2
@@ -72,7 +72,7 @@ def test_compiled_labels_come_back_in_all_48_axis_arrangements():
                 affine[:3, 3] += affine[:3, a] * (shape[a] - 1)
                 affine[:3, a] *= -1
         to = Geometry(shape, affine)
-        found = export(slabs_of(values, 2), SOURCE, to=to, compiled_from_voxels=0)
+        found = export(slabs_of(values, 2), SOURCE, to=to, compiled=True)
         np.testing.assert_array_equal(assembled(found, shape), whole(values, None, 2, to))
 
 
@@ -82,7 +82,7 @@ def test_a_class_that_is_highest_at_no_voxel_is_found_between_voxels():
     source = Geometry((2, 2, 2), np.eye(4))
     values = line[:, :, None, None].expand(3, 2, 2, 2)
     to = Geometry((5, 2, 2), affine_of((0.25, 1.0, 1.0)))
-    found = export(slabs_of(values, 2), source, to=to, compiled_from_voxels=0)
+    found = export(slabs_of(values, 2), source, to=to, compiled=True)
     assert assembled(found, to.shape)[:, 0, 0].tolist() == [0, 0, 2, 1, 1]
 
 
