@@ -54,27 +54,30 @@ def plan_appearance(
     sds = [float(sd_value)] * channels if isinstance(sd_value, int | float) else [float(sd) for sd in sd_value]
     reach = reach_voxels(shape, sd_voxels)
     if math.prod(2 * r + 1 for r in reach) <= LARGEST_WINDOW:
-        return WindowPlan(_features(image, sd_voxels, sds), reach)
+        return WindowPlan(_features(image, sd_voxels, sds, torch.float64), reach)
     if channels == 1:
         axes = plan_grid(shape, sd_voxels, float(image.amax() - image.amin()), sds[0])
         if axes is not None:
             return GridPlan(axes)
-    # An axis of one voxel would cost a dimension of the lattice for nothing.
-    varying = [n > 1 for n in shape] + [True] * channels
-    features = _features(image, sd_voxels, sds).flatten(1)[varying]
-    return LatticePlan(features, ACCURATE if accurate or channels == 1 else USUAL)
+    return LatticePlan(
+        _features(image, sd_voxels, sds, image.dtype).flatten(1), ACCURATE if accurate or channels == 1 else USUAL
+    )
 
 
 def _features(
-    image: Float[Tensor, "channels ..."], sd_voxels: Sequence[float], sd_values: Sequence[float]
+    image: Float[Tensor, "channels ..."], sd_voxels: Sequence[float], sd_values: Sequence[float], dtype: torch.dtype
 ) -> Float[Tensor, "features ..."]:
-    """Positions and intensities in units of their sd, in float64: intensities may lie far from zero."""
-    axes = [
-        torch.arange(n, dtype=torch.float64, device=image.device) / sd
-        for n, sd in zip(image.shape[1:], sd_voxels, strict=True)
-    ]
-    values = [(channel - channel.amin()).double() / sd for channel, sd in zip(image, sd_values, strict=True)]
-    return torch.stack((*torch.meshgrid(*axes, indexing="ij"), *values))
+    """Positions along the axes of more than one voxel, then intensities from the lowest, in units of their sd."""
+    shape = image.shape[1:]
+    axes = [axis for axis, n in enumerate(shape) if n > 1]
+    features = torch.empty(len(axes) + len(image), *shape, dtype=dtype, device=image.device)
+    for position, axis in zip(features, axes, strict=False):
+        along = torch.arange(shape[axis], dtype=torch.float64, device=image.device) / sd_voxels[axis]
+        position[:] = along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    for value, channel, sd in zip(features[len(axes) :], image, sd_values, strict=True):
+        torch.sub(channel, channel.amin(), out=value)  # intensities may lie far from zero
+        value.div_(sd)
+    return features
 
 
 def appearance_operator(image: Float[Tensor, "channels ..."], plan: Plan) -> Operator:

@@ -114,7 +114,7 @@ class CompiledGrid:
             pre = rows if value else math.prod(self._sizes[:axis])
             post = grid.size // (pre * size)
             taps, ones = plan.taps.float().numpy() * factor, np.ones(size, np.float32)
-            team.share(tile_count(pre, post), partial(smooth_tiles, grid, size, post, taps, ones))
+            team.share(tile_count(pre, post), partial(smooth_tiles, grid, size, post, taps, ones), grid.size)
 
 
 def _places(n: int, axis: GridAxis) -> tuple[NDArray[np.int64], Floats]:

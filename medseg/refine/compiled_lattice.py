@@ -38,7 +38,7 @@ class CompiledLattice:
         origin = -sum(first * stride for first, stride in zip(lowest, strides, strict=True))
         self._indices = np.empty((pixels, d + 1), np.int32)
         self._weights = np.empty((pixels, d + 1), np.float32)
-        places = np.ascontiguousarray(features.double().numpy())
+        places = features.contiguous().numpy()
         room = 1 << max(math.ceil(math.log2(pixels)) - 2, 10)
         while True:
             table = (np.full(2 * room, -1, np.int64), np.empty(2 * room, np.int32))
@@ -126,7 +126,8 @@ class CompiledLattice:
         side = np.float32(self._mode.side_tap)
         for backwards in passes:
             for links in self._neighbours[::-1] if backwards else self._neighbours:
-                team.share(self.vertices, partial(kernels.blur_vertices, cells, other, depth, links, side))
+                work = partial(kernels.blur_vertices, cells, other, depth, links, side)
+                team.share(self.vertices, work, cells.size)
                 cells, other = other, cells
         cells *= np.float32(self._scale)
         return cells, other

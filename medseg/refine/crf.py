@@ -106,7 +106,9 @@ def dense_crf(
     kernels = pairwise_kernels(picture, smoothness_sd, plan, normalization)
     weighted = list(zip(weights, kernels, strict=True))
     flat = p.flatten(1)
-    kept = likely_labels(flat, lambda: _largest_message(flat, weighted), iterations, tolerance)
+    kept = likely_labels(
+        flat, lambda: float(_messages(torch.ones_like(flat[:1]), weighted).detach().max()), iterations, tolerance
+    )
     penalty = None if isinstance(compatibility, str) else compatibility.to(device, dtype)
     q = mean_field(flat[list(kept)], weighted, penalty, iterations)
     return with_pruned_labels(q, kept, len(p)).reshape(p.shape).to(probabilities)
@@ -118,11 +120,6 @@ def _is_compilable(p: Float[Tensor, "labels ..."], weights: Sequence[float | Ten
     return not graph and p.device.type == "cpu" and p.dtype == torch.float32 and max(p.shape[1:]) >= _SHORTEST_ROW
 
 
-def _largest_message(p: Float[Tensor, "labels pixels"], kernels: Sequence[tuple[float | Tensor, Kernel]]) -> float:
-    ones = torch.ones_like(p[:1])
-    return float(torch.stack([weight * kernel(ones) for weight, kernel in kernels]).detach().sum(0).max())
-
-
 def mean_field(
     probabilities: Float[Tensor, "labels pixels"],
     kernels: Sequence[tuple[float | Tensor, Kernel]],
@@ -132,10 +129,21 @@ def mean_field(
     """The iterations of `dense_crf`; a penalty of None is Potts. Probabilities are normalised over their labels."""
     log_p = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
     q = log_p.softmax(0)
+    if len(q) == 1:
+        return q
+    mass = _messages(torch.ones_like(q[:1]), kernels)
     for _ in range(iterations):
-        message = reduce(torch.add, [weight * kernel(q) for weight, kernel in kernels])
+        others = _messages(q[1:], kernels)
+        # Probabilities sum to one, so the messages of all labels to the kernels' mass.
+        message = torch.cat((mass - others.sum(0, keepdim=True), others))
         q = (log_p + message if penalty is None else log_p - penalty @ message).softmax(0)
     return q
+
+
+def _messages(
+    q: Float[Tensor, "labels pixels"], kernels: Sequence[tuple[float | Tensor, Kernel]]
+) -> Float[Tensor, "labels pixels"]:
+    return reduce(torch.add, [weight * kernel(q) for weight, kernel in kernels])
 
 
 def pairwise_kernels(

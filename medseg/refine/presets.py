@@ -100,12 +100,11 @@ PRESETS: dict[str, CrfSettings] = {
         appearance_sd_value=5,
         intensity=_LEVELS,
     ),
-    # The kernels of "mr" in a soft-tissue window; not measured on CT.
     "ct": CrfSettings(
         smoothness_weight=0.3,
-        smoothness_sd=1,
+        smoothness_sd=2,
         appearance_weight=0.3,
-        appearance_sd=2,
+        appearance_sd=8,
         appearance_sd_value=5,
         intensity=ScaleIntensityRange(low=-160, high=240),
     ),

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medseg.errors import ConfigError
 from medseg.refine.crf import dense_crf
 from medseg.refine.presets import CrfSettings, preset
 from medseg.volume import Slab, Volume
@@ -37,7 +38,7 @@ def crf_refiner(settings: str | CrfSettings) -> Refiner:
         settings: Or the name of a preset.
 
     Raises:
-        ConfigError: If no preset has that name.
+        ConfigError: If no preset has that name; while refining, if the settings do not suit the scan.
     """
     chosen = preset(settings) if isinstance(settings, str) else settings
 
@@ -78,19 +79,22 @@ def _refine(
 ) -> Float[Tensor, "classes I J K"]:
     if not bool(torch.isfinite(image).all()):
         image = torch.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)  # outside the field of view
-    return dense_crf(
-        probabilities,
-        image.to(probabilities.device),
-        spacing_mm=settings.spacing(volume.geometry.spacing_mm),
-        smoothness_weight=settings.smoothness_weight,
-        smoothness_sd_mm=settings.smoothness_sd,
-        appearance_weight=settings.appearance_weight,
-        appearance_sd_mm=settings.appearance_sd,
-        appearance_sd_value=settings.appearance_sd_value,
-        iterations=settings.iterations,
-        accurate=settings.accurate,
-        prune=settings.prune,
-    )
+    try:
+        return dense_crf(
+            probabilities,
+            image.to(probabilities.device),
+            spacing_mm=settings.spacing(volume.geometry.spacing_mm),
+            smoothness_weight=settings.smoothness_weight,
+            smoothness_sd_mm=settings.smoothness_sd,
+            appearance_weight=settings.appearance_weight,
+            appearance_sd_mm=settings.appearance_sd,
+            appearance_sd_value=settings.appearance_sd_value,
+            iterations=settings.iterations,
+            accurate=settings.accurate,
+            prune=settings.prune,
+        )
+    except ValueError as error:  # such as a standard deviation for grey levels 0-255 on a scan of other intensities
+        raise ConfigError(f"The CRF's settings do not suit this scan: {error}") from error
 
 
 def _windows(slabs: Iterator[Slab], volume: Volume, settings: CrfSettings) -> Iterator[tuple[Slab, range]]:

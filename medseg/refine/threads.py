@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeAlias
@@ -18,6 +18,8 @@ Gaussians: TypeAlias = tuple[tuple[Floats, Floats], tuple[Floats, Floats]]
 
 # Channels come in blocks of so many.
 LANES = 4
+# Work on fewer numbers is done before another thread has woken up.
+WORTH_A_THREAD = 1 << 17
 
 
 def zeros(size: int) -> Floats:
@@ -41,14 +43,19 @@ class Team:
         self._pool = pool
         self.size = size
 
-    def share(self, length: int, work: Callable[[int, int], object]) -> None:
-        """Call work(first, last) for spans that cover 0 … length."""
-        parts = spans(length, self.size)
+    def share(self, length: int, work: Callable[[int, int], object], numbers: int | None = None) -> None:
+        """Call work(first, last) for spans that cover 0 … length, on few threads if it is on few numbers."""
+        parts = spans(length, self.size if numbers is None else min(self.size, 1 + numbers // WORTH_A_THREAD))
         if self._pool is None or len(parts) == 1:
             for first, last in parts:
                 work(first, last)
             return
-        for done in [self._pool.submit(work, first, last) for first, last in parts]:
+        others = [self._pool.submit(work, first, last) for first, last in parts[1:]]
+        try:
+            work(*parts[0])
+        finally:
+            wait(others)
+        for done in others:
             done.result()
 
     def add_up(
@@ -83,5 +90,5 @@ def team() -> Iterator[Team]:
     if size == 1:
         yield Team(None, 1)
     else:
-        with ThreadPoolExecutor(size, thread_name_prefix="crf") as pool:
+        with ThreadPoolExecutor(size - 1, thread_name_prefix="crf") as pool:  # the caller is one of the team
             yield Team(pool, size)

@@ -12,7 +12,7 @@ from medseg.refine.appearance import LatticePlan, plan_appearance
 from medseg.refine.compiled_lattice import CompiledLattice
 from medseg.refine.lattice import ACCURATE, USUAL, Lattice
 from medseg.refine.layout_kernels import log_in_place
-from medseg.refine.threads import spans, team
+from medseg.refine.threads import WORTH_A_THREAD, spans, team
 from medseg.refine.update_kernels import exp_in_place
 from tests.refine.exact import noisy_scene
 
@@ -121,14 +121,26 @@ def test_spans_cover_the_length_once(length: int, parts: int) -> None:
     assert len(found) == min(length, parts)
 
 
-def test_an_error_in_a_thread_reaches_the_caller(threads: None) -> None:
+@pytest.mark.parametrize("share", ["0 to 2", "2 to 4"])
+def test_an_error_in_a_thread_reaches_the_caller(share: str, threads: None) -> None:
     torch.set_num_threads(2)
 
     def fail(first: int, last: int) -> None:
-        raise ValueError(f"{first} to {last}")
+        if share == f"{first} to {last}":
+            raise ValueError(share)
 
-    with team() as workers, pytest.raises(ValueError, match="0 to 2"):
+    with team() as workers, pytest.raises(ValueError, match=share):
         workers.share(4, fail)
+
+
+def test_work_on_few_numbers_wakes_no_thread(threads: None) -> None:
+    torch.set_num_threads(2)
+    seen: list[tuple[int, int]] = []
+    with team() as workers:
+        for numbers in (WORTH_A_THREAD - 1, WORTH_A_THREAD):
+            workers.share(4, lambda first, last: seen.append((first, last)), numbers)
+    assert seen[0] == (0, 4)
+    assert sorted(seen[1:]) == [(0, 2), (2, 4)]
 
 
 def test_pruning_to_one_label_leaves_it_certain() -> None:

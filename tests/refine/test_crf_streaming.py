@@ -123,6 +123,13 @@ def test_every_preset_refines_and_an_unknown_one_is_refused() -> None:
         crf_refiner("lung")
 
 
+def test_intensities_that_a_lattice_cannot_span_are_refused_in_one_line() -> None:
+    image, p = noisy_scene((12, 10, 8), 3)
+    settings = SETTINGS.model_copy(update={"appearance_sd_value": 1e-4})
+    with pytest.raises(ConfigError, match=r"settings do not suit this scan: .* raise appearance_sd_value"):
+        list(crf_refiner(settings)(slabs(p, 2, 8), scan(image)))
+
+
 def test_pruned_labels_change_no_probability_by_more_than_a_hundredth(caplog: pytest.LogCaptureFixture) -> None:
     image, likely = noisy_scene((40, 36), 3)
     rare = torch.full((6, 40, 36), 1e-4) * torch.rand(6, 40, 36, generator=torch.Generator().manual_seed(0))
