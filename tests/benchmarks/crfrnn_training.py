@@ -86,8 +86,8 @@ def main() -> None:
     seen = slices_of([case for case in cases if case.group not in patients])
     print(f"{len(seen[0])} slices to train on, {len(held_out[0])} of {len(patients)} patients held out")
     network = CRFRNN(
-        2, 1, 2, width=0.125, norm="batch", dropout=0.1, padding="same", zero_scores=False,
-        bilateral_sd=8.0, bilateral_sd_value=20.0,
+        2, 1, 2, width=0.125, fc6_kernel=3, head_channels=512, norm="batch", dropout=0.1, padding="same",
+        zero_scores=False, bilateral_sd=8.0, bilateral_sd_value=20.0,
     )  # fmt: skip
     below = [p for name, p in network.named_parameters() if not name.startswith("mean_field")]
 
