@@ -27,12 +27,16 @@ from tests.label_files import (
 drawn = partial(written, output_type="dicom-rtstruct")
 
 
-def test_contours_of_one_structure_that_cross_add_up_with_a_finding(tmp_path):
-    paths = scan_files(tmp_path / "ct")
+def square(tmp_path, last):
+    """One contour around voxels 2 to `last` of a slice: the file, what it holds, and the voxels."""
     array = np.zeros(grid().shape, np.uint8)
-    array[2:8, 2:8, 3] = 2
-    path, _ = drawn(tmp_path, paths, Segmentation(array, grid(), LABELS))
-    data = pydicom.dcmread(path)
+    array[2 : last + 1, 2 : last + 1, 3] = 2
+    path, _ = drawn(tmp_path, scan_files(tmp_path / "ct"), Segmentation(array, grid(), LABELS))
+    return path, pydicom.dcmread(path), array
+
+
+def test_contours_of_one_structure_that_cross_add_up_with_a_finding(tmp_path):
+    path, data, array = square(tmp_path, 7)
     (contour,) = data.ROIContourSequence[0].ContourSequence
     column = grid().affine[:3, 0] * (-1, -1, 1)
     moved = np.array(contour.ContourData, dtype=float).reshape(-1, 3) + 3 * column
@@ -87,11 +91,7 @@ def test_points_and_open_lines_are_left_out_with_a_finding(tmp_path):
 
 
 def test_exclusive_or_contours_are_counted_so(tmp_path):
-    paths = scan_files(tmp_path / "ct")
-    array = np.zeros(grid().shape, np.uint8)
-    array[2:12, 2:12, 3] = 2
-    path, _ = drawn(tmp_path, paths, Segmentation(array, grid(), LABELS))
-    data = pydicom.dcmread(path)
+    path, data, array = square(tmp_path, 11)
     (outer,) = data.ROIContourSequence[0].ContourSequence
     outer.ContourGeometricType = "CLOSEDPLANAR_XOR"
     inner = deepcopy(outer)
