@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from medseg.config import PredictConfig
 from medseg.devices import choose_device, free_memory
 from medseg.errors import MedsegError, ResourceError
 from medseg.ledger import Failure, record_folder, write_failure
-from medseg.resources import out_of_memory, resource_error
+from medseg.resources import cores, out_of_memory, resource_error
 from medseg.study import DEFAULT_OPTIONS, ScanOptions
 from medseg.triage import Triage
 
@@ -134,7 +133,7 @@ class _Team:
     def __init__(self, settings: PredictConfig, how: dict[str, Any], size: int) -> None:
         # A forked child would inherit locks of torch's threads, and could not use the GPU.
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (settings, how, max(1, (os.cpu_count() or 1) // size))
+        self._arguments = (settings, how, max(1, cores() // size))
         self._triage = Triage(settings, frame=how["frame"], options=how["options"])
         self._size = size
         self._members: dict[Connection, tuple[BaseProcess, Case]] = {}

@@ -85,10 +85,10 @@ class Team:
 
 @contextmanager
 def team() -> Iterator[Team]:
-    """A team for one image."""
+    """A team for one scan."""
     size = torch.get_num_threads()
     if size == 1:
         yield Team(None, 1)
     else:
-        with ThreadPoolExecutor(size - 1, thread_name_prefix="crf") as pool:  # the caller is one of the team
+        with ThreadPoolExecutor(size - 1, thread_name_prefix="kernels") as pool:  # the caller is one of the team
             yield Team(pool, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from medseg.inference.windows import cut
 from medseg.labels import BACKGROUND
 from medseg.likeness import Outline
 from medseg.prepare import prepare, prepare_labels
+from medseg.resources import cores
 from medseg.training import augmentation, hardware
 from medseg.training.cases import Case, read_image, read_reference
 from medseg.volume import Segmentation, Volume
@@ -61,7 +61,7 @@ def load_cases(
         ConfigError: If a case has other channels than the network takes.
     """
     prepared = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         reading = [pool.submit(_load, case, config) for case in cases]
         try:
             for future in reading:

@@ -48,7 +48,7 @@ def _inherited(network: nn.Module, config: TrainConfig, folder: Path) -> list[Fi
     """Give a network the weights of a trained model; where labels are more or fewer, theirs stay fresh."""
     model = load_model(folder)
     for part in ("architecture", "spatial_dims", "in_channels", "settings"):
-        theirs, ours = (getattr(network, part) for network in (model.info.network, config.network))
+        theirs, ours = (getattr(settings, part) for settings in (model.info.network, config.network))
         if theirs != ours:
             raise ModelError(
                 f"{folder}: the model's network has {part} {theirs!r}, the configuration {ours!r}; "
