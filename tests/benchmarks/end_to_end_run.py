@@ -60,15 +60,12 @@ def windows_of(network: str) -> tuple[int, int, int]:
     return (WINDOW, WINDOW, 1) if network == "slices" else (WINDOW, WINDOW, WINDOW)
 
 
-def by_medseg(
-    network: nn.Module, name: str, classes: int, scan: Path, output: Path, laps: Laps, **shortcuts: Any
-) -> None:
+def model_of(network: nn.Module, name: str, classes: int, **shortcuts: Any) -> Any:
+    """A model of medseg around a network of the benchmark."""
     from medseg.bundle import ModelInfo
     from medseg.config import Accepts, ModelCard, NetworkSettings, Preparation, ScaleIntensityRange, Windows
-    from medseg.formats import read, write
     from medseg.labels import Label, LabelSet
     from medseg.model import Model
-    from medseg.pipeline import segment
 
     card = dict.fromkeys(("title", "description", "intended_use", "limits", "data_source", "licence"), "-")
     info = ModelInfo(
@@ -80,10 +77,20 @@ def by_medseg(
         windows=Windows(size=windows_of(name), overlap=OVERLAP, **shortcuts),
         sha256="",
     )
+    return Model(info, network, info.windows)
+
+
+def by_medseg(
+    network: nn.Module, name: str, classes: int, scan: Path, output: Path, laps: Laps, **shortcuts: Any
+) -> None:
+    from medseg.formats import read, write
+    from medseg.pipeline import segment
+
+    model = model_of(network, name, classes, **shortcuts)
     laps.lap("import")
     volume = read(scan)
     laps.lap("read")
-    segmentation = segment(volume, Model(info, network, info.windows))
+    segmentation = segment(volume, model)
     laps.lap("segment")
     write(segmentation, output)
     laps.lap("write")
