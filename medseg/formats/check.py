@@ -95,7 +95,7 @@ def confirm(name: Path, wanted: tuple[Labels, Planes], found: tuple[Labels, Plan
     before, after = extents(*wanted), extents(*found)
     if before.keys() != after.keys():
         label = min(before.keys() ^ after.keys())
-        raise _mismatch(name, f"label {label} is {'missing' if label in before else 'not in the segmentation'}")
+        raise mismatch(name, f"label {label} is {'missing' if label in before else 'not in the segmentation'}")
     planes = wanted[1]
     smallest = min(float(np.linalg.norm(step)) for step in (planes.column_step_mm, planes.row_step_mm))
     tolerance_mm = _SHIFT * min(smallest, planes.step_mm) + _SHIFT_MM
@@ -103,41 +103,14 @@ def confirm(name: Path, wanted: tuple[Labels, Planes], found: tuple[Labels, Plan
         other = after[label]
         if abs(other.volume_mm3 - one.volume_mm3) > _VOLUME * one.volume_mm3:
             text = f"{other.volume_mm3:.6g} mm³ instead of {one.volume_mm3:.6g} mm³"
-            raise _mismatch(name, f"label {label} has {text}")
+            raise mismatch(name, f"label {label} has {text}")
         for what, is_, was in (
             ("centroid", other.centroid_mm, one.centroid_mm),
             ("box", other.box_mm, one.box_mm),
         ):
             apart = float(np.abs(is_ - was).max())
             if not apart <= tolerance_mm:
-                raise _mismatch(name, f"the {what} of label {label} is {apart:.3g} mm off")
-
-
-def confirm_nifti(path: Path, name: Path, labels: Labels, planes: Planes) -> None:
-    """Read a NIfTI file back through SimpleITK, which shares no code with nibabel, and compare.
-
-    Args:
-        path: The file.
-        name: What it is going to be called, for the message.
-        labels: In memory, (N, rows, columns).
-        planes: Where they lie.
-
-    Raises:
-        VerificationError: If it does not hold the labels.
-    """
-    import SimpleITK as sitk  # noqa: N813, PLC0415 - its customary name; it takes 0.2 s to load
-
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError:
-        raise _mismatch(name, "ITK cannot read it") from None
-    lps_to_ras = np.diag((-1.0, -1.0, 1.0))
-    direction = lps_to_ras @ np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    columns, rows, count = image.GetSize()
-    origins = lps_to_ras @ image.GetOrigin() + np.outer(np.arange(count), direction[:, 2])
-    step_mm = abs(np.linalg.det(direction)) / float(np.linalg.norm(np.cross(direction[:, 0], direction[:, 1])))
-    there = Planes(origins, direction[:, 0], direction[:, 1], rows, columns, step_mm)
-    confirm(name, (labels, planes), (sitk.GetArrayViewFromImage(image), there))
+                raise mismatch(name, f"the {what} of label {label} is {apart:.3g} mm off")
 
 
 def _runs(plane: Labels) -> tuple[Labels, _Places, _Places, _Places]:
@@ -157,7 +130,8 @@ def _runs(plane: Labels) -> tuple[Labels, _Places, _Places, _Places]:
     return label[order], row[order], first[order], last[order]
 
 
-def _mismatch(name: Path, what: str) -> VerificationError:
+def mismatch(name: Path, what: str) -> VerificationError:
+    """The error for a file that, read back, is not what was written."""
     return VerificationError(
         f"{shown(name)}: read back, it does not hold what was written: {what}; the file was removed."
         " Please report this with the scan's format."

@@ -108,12 +108,10 @@ def test_the_same_labels_pass_whatever_the_order_of_planes(tmp_path):
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_nifti_that_is_written_wrongly_never_appears(tmp_path, monkeypatch, ending):
-    save = nibabel.Nifti1Image.to_stream
+    def swapped(part, array, geometry, labels):
+        nibabel.save(nibabel.Nifti1Image(array[::-1], geometry.affine), part)
 
-    def swapped(image, stream):
-        save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), stream)
-
-    monkeypatch.setattr(nibabel.Nifti1Image, "to_stream", swapped)
+    monkeypatch.setattr(medseg.formats.nifti, "save", swapped)
     with pytest.raises(VerificationError, match="centroid of label 1"):
         write(Segmentation(block(), GEOMETRY), tmp_path / f"seg{ending}")
     assert list(tmp_path.iterdir()) == []
@@ -127,7 +125,7 @@ def test_file_that_was_there_before_survives_a_failed_check(tmp_path, monkeypatc
     def fail(*args):
         raise VerificationError("no")
 
-    monkeypatch.setattr(medseg.formats.nifti, "confirm_nifti", fail)
+    monkeypatch.setattr(medseg.formats.nifti, "confirm", fail)
     with pytest.raises(VerificationError):
         write(Segmentation(block(), GEOMETRY), path)
     assert path.read_bytes() == before
@@ -140,16 +138,38 @@ def test_sheared_nifti_which_itk_refuses_is_read_back_all_the_same(tmp_path, mon
     path = tmp_path / "seg.nii.gz"
     write(Segmentation(block(), sheared), path)
     np.testing.assert_array_equal(read_segmentation(path).array, block())
-    save = nibabel.Nifti1Image.to_stream
-    monkeypatch.setattr(
-        nibabel.Nifti1Image,
-        "to_stream",
-        lambda image, path: save(
-            nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag((1, 1, 2, 1))), path
-        ),
-    )
+
+    def stretched(part, array, geometry, labels):
+        nibabel.save(nibabel.Nifti1Image(array, geometry.affine @ np.diag((1, 1, 2, 1))), part)
+
+    monkeypatch.setattr(medseg.formats.nifti, "save", stretched)
     with pytest.raises(VerificationError):
         write(Segmentation(block(), sheared), path)
+
+
+def test_nifti_whose_qform_contradicts_its_sform_never_appears(tmp_path, monkeypatch):
+    def turned(part, array, geometry, labels):
+        image = nibabel.Nifti1Image(array, geometry.affine)
+        image.set_qform(geometry.affine @ np.diag((-1, 1, 1, 1)), code=1)
+        nibabel.save(image, part)
+
+    monkeypatch.setattr(medseg.formats.nifti, "save", turned)
+    with pytest.raises(VerificationError, match="qform and sform place the scan differently"):
+        write(Segmentation(block(), GEOMETRY), tmp_path / "seg.nii.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nifti_that_is_cut_short_never_appears(tmp_path, monkeypatch):
+    save = medseg.formats.nifti.save
+
+    def cut(part, *what):
+        save(part, *what)
+        part.write_bytes(part.read_bytes()[:-20])
+
+    monkeypatch.setattr(medseg.formats.nifti, "save", cut)
+    with pytest.raises(VerificationError, match="damaged or cut short"):
+        write(Segmentation(block(), GEOMETRY), tmp_path / "seg.nii.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def reversed_frames(path):
