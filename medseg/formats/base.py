@@ -160,6 +160,8 @@ def as_labels(array: NDArray[Any], path: Path) -> NDArray[np.integer[Any]]:
     Raises:
         InputError: If a voxel is negative, or is not a whole number.
     """
+    if array.dtype == np.uint8:  # there is nothing to check, and no smaller type
+        return array
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)) or (array.dtype.kind == "f" and np.any(array != np.rint(array))):
         raise InputError(f"{shown(path)}: holds values that are not whole numbers, so no labels; give a label file.")

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import nibabel
 import numpy as np
 import pydicom
@@ -82,6 +84,14 @@ def test_every_kind_of_difference_is_found(tmp_path, array, geometry, what):
     wanted = (block().transpose(2, 1, 0), Planes.of(GEOMETRY))
     with pytest.raises(VerificationError, match=f"x: read back.*{what}.*file was removed"):
         confirm(tmp_path / "x", wanted, (array.transpose(2, 1, 0), Planes.of(geometry)))
+
+
+def test_the_same_labels_in_another_place_are_found_however_little_is_moved(tmp_path):
+    wanted = (block().transpose(2, 1, 0), Planes.of(GEOMETRY))
+    for shift_mm, passes in ((0.0069, True), (0.0071, False)):  # a hundredth of 0.5 mm, and 2 µm
+        found = (block().transpose(2, 1, 0), Planes.of(moved(GEOMETRY, shift_mm)))
+        with nullcontext() if passes else pytest.raises(VerificationError):
+            confirm(tmp_path / "x", wanted, found)
 
 
 def test_voxel_that_moved_within_a_label_of_the_same_size_is_found_by_the_box(tmp_path):
