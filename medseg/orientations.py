@@ -54,7 +54,8 @@ def change(start: Orientation, end: Orientation) -> Orientation:
 def turned(array: NDArray[Any], by: Orientation) -> NDArray[Any]:
     """A view of an array (..., I, J, K) with its last axes flipped and put in the order of `by`."""
     before = array.ndim - len(by)
-    flipped = np.flip(array, [before + axis for axis, (_, direction) in enumerate(by) if direction < 0])
+    flips = tuple(before + axis for axis, (_, direction) in enumerate(by) if direction < 0)
+    flipped: NDArray[Any] = np.flip(array, flips)
     return flipped.transpose(*range(before), *(before + np.argsort(by[:, 0])))
 
 

@@ -15,6 +15,8 @@ from medseg.geometry import Geometry
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Segmentation, Volume
 
+RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
+
 
 class Scan(Protocol):
     """How a format looks at files: candidates among them, and the others with the reason; no voxels are read."""

@@ -44,10 +44,11 @@ NIFTI1 = _kind(348, b"n+1", "f4", {
     "quatern": (256, ("<f4", 3)), "qoffset": (268, ("<f4", 3)), "srow": (280, ("<f4", (3, 4))), "magic": (344, "S4"),
 })  # fmt: skip
 NIFTI2 = _kind(540, b"n+2", "f8", {
-    "sizeof_hdr": (0, "<i4"), "magic": (4, "S4"), "eol_check": (8, "S4"), "datatype": (12, "<i2"), "bitpix": (14, "<i2"),
-    "dim": (16, ("<i8", 8)), "pixdim": (104, ("<f8", 8)), "vox_offset": (168, "<i8"), "scl_slope": (176, "<f8"),
-    "scl_inter": (184, "<f8"), "qform_code": (344, "<i4"), "sform_code": (348, "<i4"), "quatern": (352, ("<f8", 3)),
-    "qoffset": (376, ("<f8", 3)), "srow": (400, ("<f8", (3, 4))), "xyzt_units": (500, "<i4"),
+    "sizeof_hdr": (0, "<i4"), "magic": (4, "S4"), "eol_check": (8, "S4"), "datatype": (12, "<i2"),
+    "bitpix": (14, "<i2"), "dim": (16, ("<i8", 8)), "pixdim": (104, ("<f8", 8)), "vox_offset": (168, "<i8"),
+    "scl_slope": (176, "<f8"), "scl_inter": (184, "<f8"), "qform_code": (344, "<i4"), "sform_code": (348, "<i4"),
+    "quatern": (352, ("<f8", 3)), "qoffset": (376, ("<f8", 3)), "srow": (400, ("<f8", (3, 4))),
+    "xyzt_units": (500, "<i4"),
 })  # fmt: skip
 
 

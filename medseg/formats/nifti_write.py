@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from isal import isal_zlib
@@ -25,12 +25,12 @@ _GZIP_LEVEL, _GZIP_WINDOW = 1, 31  # smaller files than nibabel's, several times
 _CHUNK_BYTES = 2**20
 
 
-def save(path: Path, array: NDArray[np.unsignedinteger[Any]], geometry: Geometry, labels: LabelSet | None) -> None:
+def save(path: Path, array: NDArray[np.integer[Any]], geometry: Geometry, labels: LabelSet | None) -> None:
     """Write labels, gzipped where the name ends in .gz.
 
     Args:
         path: The file.
-        array: Labels (I, J, K); quickest where I varies fastest in memory, as in the file.
+        array: Labels (I, J, K), unsigned, of up to 32 bits; quickest where I varies fastest in memory, as in the file.
         geometry: Where they lie, in mm; qform and sform both say "scanner".
         labels: Their names, for a header extension.
     """
@@ -83,6 +83,6 @@ def _voxels(array: NDArray[Any]) -> Iterator[memoryview]:
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     planes = [little] if little.flags.f_contiguous else [little[:, :, k] for k in range(little.shape[2])]
     for plane in planes:
-        content = memoryview(np.asfortranarray(plane).T.reshape(-1).view(np.uint8))
+        content = memoryview(cast("Any", np.asfortranarray(plane).T.reshape(-1).view(np.uint8)))
         for start in range(0, len(content), _CHUNK_BYTES):
             yield content[start : start + _CHUNK_BYTES]
