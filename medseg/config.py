@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from medseg.convention import InputConvention
@@ -266,6 +265,8 @@ def load_config(path: Path, kind: type[S]) -> S:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a setting is unknown or out of range.
     """
+    import yaml  # noqa: PLC0415 - most runs have options alone
+
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
