@@ -246,6 +246,7 @@ class PredictConfig(Settings):
     tiling: Literal["overlap", "even", "halo"] | None = None
     precision: Literal["float32", "bfloat16"] | None = None
     body_only: bool = False
+    compile: bool = False  # the network, by torch.compile
     max_memory: str | None = None  # such as 8GB
     roi_subset: tuple[str, ...] = ()
     crf: str | None = None  # a preset of medseg.refine, or "auto" for the one of the model's modality

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from medseg.config import Windows
 from medseg.devices import has_bfloat16
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Shape
+from medseg.inference.compiling import Compiler
 from medseg.inference.folding import folded
 from medseg.inference.head import Head, split_head
 from medseg.inference.mirroring import mirror, mirrorings, swapped
@@ -29,6 +31,7 @@ class Passes:
         network: Is moved to the device.
         windows: The model's conventions.
         device: Where the network runs.
+        compiler: Compiles the network; None runs it as it is.
 
     Attributes:
         head: The layer that is put off, known after the first window; None if none is.
@@ -37,7 +40,16 @@ class Passes:
         ConfigError: If the device has not the arithmetic that is asked for.
     """
 
-    def __init__(self, prepared: Volume, network: nn.Module, windows: Windows, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        prepared: Volume,
+        network: nn.Module,
+        windows: Windows,
+        device: torch.device | str,
+        compiler: Compiler | None = None,
+    ) -> None:
+        self._compiler, self._origin = compiler, network
+        self._usual: torch.Size | None = None
         self.prepared, self.windows, self.device = prepared, windows, torch.device(device)
         self.network = folded(network.to(device).eval())
         self._is_half = windows.precision == "bfloat16"
@@ -83,9 +95,11 @@ class Passes:
         """
         thin = self.windows.thin_axis
         seen = image if thin is None else image.squeeze(2 + thin)
+        if not exact:
+            self._usual = self._usual or seen.shape
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_half and not exact):
             if self._is_split:
-                scores: Tensor = self.network(seen)
+                scores = (self.network if exact else self._compiled(seen.shape))(seen)
             else:
                 self._is_split = True
                 scores, split = split_head(self.network, seen)
@@ -96,6 +110,13 @@ class Passes:
         if scores.shape[2:] != image.shape[2:]:
             raise ModelError(f"The network gave {tuple(scores.shape[2:])} for a window of {tuple(image.shape[2:])}.")
         return scores
+
+    def _compiled(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+        """The network, compiled for the shape of the first batch: a smaller last one is not worth another one."""
+        if self._compiler is None or shape != self._usual:
+            return self.network
+        key = (self._origin, str(self.device), self._is_half, self.head is None, shape)
+        return self._compiler.compiled(self.network, key)
 
 
 def _channels_last(network: nn.Module) -> nn.Module:
