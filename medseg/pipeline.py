@@ -70,19 +70,16 @@ def segment(
     found, wanted = volume.array.shape[0], model.info.network.in_channels
     if found != wanted:
         raise ModelError(f"Scan has {found} channels, {model.info.name} takes {wanted}; choose another --model.")
+    if are_worth_loading(volume.geometry):
+        load_ahead()
+    prepared = prepared or model.prepared(volume)
     with memory_kept():
         how = {"device": device, "spill": spill, "compiler": compiler, "progress": progress}
         return _segment(volume, model, refiners, prepared, **how)
 
 
-def _segment(
-    volume: Volume, model: Model, refiners: Sequence[Refiner], prepared: Volume | None, **how: Any
-) -> Segmentation:
-    compiled = are_worth_loading(volume.geometry)
-    if compiled:
-        load_ahead()
-    prepared = prepared or model.prepared(volume)
-    slabs = features(prepared, model.network, model.windows, compiled=compiled, **how)
+def _segment(volume: Volume, model: Model, refiners: Sequence[Refiner], prepared: Volume, **how: Any) -> Segmentation:
+    slabs = features(prepared, model.network, model.windows, **how)
     onto: dict[str, Any] = {"to": volume.geometry, "interpolation": model.windows.interpolation}
     if not refiners:
         return assemble(export(slabs, prepared.geometry, **onto), model.labels, volume.geometry, volume.findings)

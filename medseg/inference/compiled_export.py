@@ -63,22 +63,14 @@ def export_compiled(slabs: Iterator[Slab], route: Route, head: Head | None) -> I
 
 def _planes(slabs: Iterator[Slab], head: Head | None, workers: Team) -> Iterator[tuple[int, _Plane]]:
     for slab in slabs:
-        block = slab.scores.movedim(1 + slab.axis, 0).numpy()
-        start, count = slab.start, len(block)
-        # Planes that lie between one another in memory are read together.
-        together = count if block.strides[0] < block.strides[2] else 1
-        for first in range(0, count, together):
-            part = block[first : first + together]
-            planes, channels, rows, columns = part.shape
-            scores = np.empty((planes, rows, columns, channels), dtype=np.float32)
-            classes = np.empty((planes, rows, columns), dtype=np.uint16)
-            workers.share(rows, partial(settle, part, *_layer(head, channels), scores, classes))
-            if first + together >= count:
-                del slab, block, part  # before the next windows need the memory
-            yield from (
-                (start + first + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True))
-            )
-            del scores, classes
+        start = slab.start
+        # (planes, U, V, channels), as they lie in memory but for networks that put the channels first.
+        scores = np.ascontiguousarray(slab.scores.movedim(1 + slab.axis, 0).movedim(1, -1).numpy())
+        del slab
+        classes = np.empty(scores.shape[:3], dtype=np.uint16)
+        workers.share(scores.shape[1], partial(settle, scores, *_layer(head, scores.shape[-1]), classes))
+        yield from ((start + n, _Plane(*plane)) for n, plane in enumerate(zip(scores, classes, strict=True)))
+        del scores, classes  # before the next windows need the memory
 
 
 def _layer(head: Head | None, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

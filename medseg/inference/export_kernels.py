@@ -17,7 +17,7 @@ _ONE = np.float32(1)
 # Signatures, so that slabs of other strides do not make it compile again.
 _LAYER = (float32[:, ::1], float32[::1])
 _LINES = types.Tuple((int32[::1], int32[::1], float32[::1]))
-_SETTLE = void(float32[:, :, :, :], *_LAYER, float32[:, :, :, ::1], uint16[:, :, ::1], intp, intp)
+_SETTLE = void(float32[:, :, :, ::1], *_LAYER, uint16[:, :, ::1], intp, intp)
 _PAIRS = (types.UniTuple(uint16[:, ::1], 2), types.UniTuple(float32[:, :, ::1], 2))
 _BETWEEN = void(*_PAIRS, float32, _LINES, _LINES, *_LAYER, uint16[:, ::1], intp, intp)
 _compiled = partial(njit, cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
@@ -91,32 +91,28 @@ def _highest(here, count, weight, bias, index):
 
 @_compiled(_SETTLE)
 @no_type_check
-def settle(scores, weight, bias, spread, labels, first, last):
-    """The highest class of every voxel of some planes, and their scores with the channels last.
+def settle(scores, weight, bias, labels, first, last):
+    """The highest class of every voxel of some planes.
 
     Args:
-        scores: Or features, (planes, channels, U, V) of any strides.
+        scores: Or features, (planes, U, V, channels).
         weight: (classes, channels) from features to scores; of no channels where these are scores already.
         bias: (classes,).
-        spread: (planes, U, V, channels), filled with `scores`.
         labels: (planes, U, V), filled: the first of the highest classes.
         first: Row along U to begin with.
         last: One past the row to end with.
     """
-    planes, channels, _, columns = scores.shape
+    planes, _, columns, channels = scores.shape
     here = np.zeros(channels * _ROOM, np.float32)
     index = np.empty(_BLOCK, np.int32)
-    for u in range(first, last):
-        for begin in range(0, columns, _BLOCK):
-            count = min(_BLOCK, columns - begin)
-            for p in range(planes):  # innermost, for the strides of a sweep along the last axis
-                for f in range(channels):
-                    row = here[f * _ROOM : (f + 1) * _ROOM]
-                    for n in range(count):
-                        row[n] = scores[p, f, u, begin + n]
+    for p in range(planes):
+        for u in range(first, last):
+            for begin in range(0, columns, _BLOCK):
+                count = min(_BLOCK, columns - begin)
                 for n in range(count):
+                    voxel = scores[p, u, begin + n]
                     for f in range(channels):
-                        spread[p, u, begin + n, f] = here[f * _ROOM + n]
+                        here[f * _ROOM + n] = voxel[f]
                 _highest(here, count, weight, bias, index)
                 for n in range(count):
                     labels[p, u, begin + n] = index[n]

@@ -17,6 +17,7 @@ from torch import Tensor
 from medseg.errors import ConfigError
 from medseg.geometry import Shape
 from medseg.inference.passes import Passes
+from medseg.inference.planes import empty_planes
 
 _PERIODS = (1, 2, 4, 8, 16, 32, 64)  # voxels after which a network's pooling repeats
 _ACROSS = 32  # voxels of the probe across the axis that is measured
@@ -65,7 +66,7 @@ def halo_tiles(
                 if slab is None:
                     extent = [end - begin if a == axis else n for a, n in enumerate(shape)]
                     with torch.inference_mode(mode=False):
-                        slab = scores.new_empty((scores.shape[0], *extent))
+                        slab = empty_planes(scores, len(scores), extent, axis)
                 inner = [slice(low - s, high - s) for (low, high), s in zip(core, start, strict=True)]
                 outer = [slice(None) if a == axis else slice(*part) for a, part in enumerate(core)]
                 slab[:, *outer] = scores[:, *inner]

@@ -83,7 +83,8 @@ def split_head(network: nn.Module, image: Float[Tensor, "b c *space"]) -> tuple[
             continue
         split = Split(_with(network, {name: nn.Identity()}), _head(candidates[name]))
         before = _some(asked[-1].taken)
-        del probes, asked, result  # their features, before those are computed again
+        asked.clear()  # probes know this list, and would wait for the garbage collector
+        del probes, result  # and with them the features, before these are computed again
         features: Tensor = split.body(image)
         if _agree(split.head, features, before, candidates[name]):
             return features, split

@@ -25,5 +25,4 @@ def load_ahead() -> Thread:
 
 
 def _load() -> None:
-    import medseg.inference.compiled_export  # noqa: PLC0415 - loads numba
-    import medseg.inference.ring_kernels  # noqa: F401, PLC0415
+    import medseg.inference.compiled_export  # noqa: F401, PLC0415 - loads numba

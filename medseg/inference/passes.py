@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -14,13 +13,12 @@ from medseg.devices import has_bfloat16
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Shape
 from medseg.inference.compiling import Compiler
+from medseg.inference.convolutions import channels_last, laid_out
 from medseg.inference.folding import folded
 from medseg.inference.head import Head, split_head
 from medseg.inference.mirroring import mirror, mirrorings, swapped
 from medseg.inference.windows import cut
 from medseg.volume import Volume
-
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Passes:
@@ -53,10 +51,11 @@ class Passes:
         self.prepared, self.windows, self.device = prepared, windows, torch.device(device)
         self.network = folded(network.to(device).eval())
         self._is_half = windows.precision == "bfloat16"
-        if self._is_half:
-            if not has_bfloat16(str(self.device)):
-                raise ConfigError(f"Precision bfloat16: {self.device} does not compute with it; leave --precision out.")
-            self.network = _channels_last(self.network)
+        if self._is_half and not has_bfloat16(str(self.device)):
+            raise ConfigError(f"Precision bfloat16: {self.device} does not compute with it; leave --precision out.")
+        self._is_laid_out = self._is_half or self.device.type == "cpu"
+        if self._is_laid_out:
+            self.network = channels_last(self.network, by_onednn=self.device.type == "cpu" and not self._is_half)
         self.head: Head | None = None
         # No linear layer can follow probabilities, and what comes before the last one has no sides to swap.
         self._is_split = windows.average == "probabilities" or bool(windows.mirror_axes and windows.mirror_swaps)
@@ -97,6 +96,7 @@ class Passes:
         seen = image if thin is None else image.squeeze(2 + thin)
         if not exact:
             self._usual = self._usual or seen.shape
+        seen = laid_out(seen) if self._is_laid_out else seen
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_half and not exact):
             if self._is_split:
                 scores = (self.network if exact else self._compiled(seen.shape))(seen)
@@ -117,12 +117,3 @@ class Passes:
             return self.network
         key = (self._origin, str(self.device), self._is_half, self.head is None, shape)
         return self._compiler.compiled(self.network, key)
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    """A copy whose convolutions have the channels last in memory, as bfloat16 is fastest."""
-    twin = copy.deepcopy(network)
-    for parameter in twin.parameters():
-        if parameter.ndim in _CHANNELS_LAST:
-            parameter.data = parameter.data.contiguous(memory_format=_CHANNELS_LAST[parameter.ndim])
-    return twin

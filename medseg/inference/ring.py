@@ -6,7 +6,6 @@ import math
 import mmap
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from tempfile import TemporaryFile
 
 import torch
@@ -14,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg.geometry import Shape
+from medseg.inference.planes import empty_planes
 from medseg.inference.windows import Sweep
-from medseg.refine.threads import Team
 
 # Shared memory, which is what there is by default, has no huge pages.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -33,9 +32,6 @@ class Ring:
         sweep: The windows.
         weights: Of a window's voxels, (i, j, k).
         spill: Whether the sums are kept in a temporary file.
-
-    Attributes:
-        workers: Threads for compiled code, once that is loaded; with None windows are added by torch.
     """
 
     def __init__(
@@ -48,7 +44,6 @@ class Ring:
         spill: bool = False,
     ) -> None:
         self.shape, self.sweep, self.weights = shape, sweep, weights
-        self.workers: Team | None = None
         extent = sweep.ring_shape(shape)
         self.depth = extent[sweep.axis]
         self.origin = [min(positions[0], 0) for positions in sweep.starts]
@@ -66,14 +61,6 @@ class Ring:
 
     def add(self, scores: Float[Tensor, "channels i j k"], start: Shape) -> None:
         """Add one window's scores, weighted."""
-        if self.workers is not None and scores.is_contiguous() and self.sums.is_contiguous():
-            self._add_compiled(self.workers, scores, start)
-        else:
-            self._add(scores, start)
-        if self.is_spilt and self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.pages.madvise(mmap.MADV_DONTNEED)  # they stay in the file
-
-    def _add(self, scores: Float[Tensor, "channels i j k"], start: Shape) -> None:
         axis = 1 + self.sweep.axis
         where = [slice(s - o, s - o + n) for s, o, n in zip(start, self.origin, self.sweep.size, strict=True)]
         begin = start[self.sweep.axis]
@@ -81,14 +68,8 @@ class Ring:
             where[self.sweep.axis] = ring_planes
             taken = slice(window_planes.start - begin, window_planes.stop - begin)
             self.sums[:, *where].addcmul_(_along(scores, axis, taken), _along(self.weights[None], axis, taken))
-
-    def _add_compiled(self, workers: Team, scores: Float[Tensor, "channels i j k"], start: Shape) -> None:
-        from medseg.inference.ring_kernels import add_window  # noqa: PLC0415 - loads numba
-
-        place = [s - o for s, o in zip(start, self.origin, strict=True)]
-        place[self.sweep.axis] = start[self.sweep.axis] % self.depth
-        arrays = self.sums.numpy(), scores.numpy(), self.weights.numpy()
-        workers.share(len(scores), partial(add_window, *arrays, *place))
+        if self.is_spilt and self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)  # they stay in the file
 
     def leave(self, following: int | None, planes: int) -> Iterator[tuple[int, Float[Tensor, "channels i j k"]]]:
         """The averages of all planes before `following` (of all that are left where it is None), and make room.
@@ -108,7 +89,10 @@ class Ring:
                 inside[self.sweep.axis] = ring_planes
                 here = list(inside)
                 here[self.sweep.axis] = slice(None)
-                yield volume_planes.start, self.sums[:, *inside] / self._weight_of(volume_planes)[*here]
+                sums = self.sums[:, *inside]
+                averages = empty_planes(sums, len(sums), sums.shape[1:], self.sweep.axis)
+                yield volume_planes.start, torch.div(sums, self._weight_of(volume_planes)[*here], out=averages)
+                del averages
         for _, ring_planes in self._places(self.first, stop):
             _along(self.sums, 1 + self.sweep.axis, ring_planes).zero_()
         self.first = stop

@@ -12,11 +12,9 @@ from torch import nn
 from medseg.config import Windows
 from medseg.inference.compiling import Compiler
 from medseg.inference.halo import halo_tiles
-from medseg.inference.kernels import load_ahead
 from medseg.inference.passes import Passes
 from medseg.inference.ring import Ring
 from medseg.inference.windows import plan_sweep, window_weights
-from medseg.refine.threads import team
 from medseg.volume import Slab, Volume
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -38,7 +36,6 @@ def features(
     device: torch.device | str = "cpu",
     batch_size: int = 1,
     spill: bool = False,
-    compiled: bool = False,
     compiler: Compiler | None = None,
     progress: Progress = silent,
 ) -> Iterator[Slab]:
@@ -51,7 +48,6 @@ def features(
         device: Where the network runs; it is moved there.
         batch_size: Windows that go through the network together.
         spill: Whether the planes that wait for later windows wait in a temporary file instead of in memory.
-        compiled: Whether windows are added up by compiled code, as is worth its loading for a large scan on the CPU.
         compiler: Compiles the network, where one is given.
         progress: Called with (windows done, windows in all).
     """
@@ -65,28 +61,23 @@ def features(
     weights = window_weights(windows).to(device)  # first of all: later it would part what a window leaves free
     ring: Ring | None = None
     done = 0
-    compiled = compiled and run.device.type == "cpu"
-    with team() as workers:
-        for stop, following in zip(sweep.stops, (*sweep.stops[1:], None), strict=True):
-            starts = sweep.windows_at(stop)
-            while batch := list(islice(starts, batch_size)):
-                with torch.inference_mode():
-                    scores = run.scores(batch)
-                    if ring is None:
-                        with torch.inference_mode(mode=False):
-                            ring = Ring(prepared.geometry.shape, scores, sweep, weights, spill=spill)
-                    for start, window_scores in zip(batch, scores, strict=True):
-                        ring.add(window_scores, start)
-                    del scores, window_scores  # before the next windows need the memory
-                done += len(batch)
-                progress(done, len(sweep))
-            assert ring is not None  # every stop has at least one window
-            if compiled:  # from the second stop on: it is loaded during the first
-                load_ahead().join()
-                ring.workers = workers
-            for first, averages in ring.leave(following, PLANES_PER_SLAB):
-                yield Slab(averages, sweep.axis, first, windows.average == "probabilities", run.head)
-                del averages
+    for stop, following in zip(sweep.stops, (*sweep.stops[1:], None), strict=True):
+        starts = sweep.windows_at(stop)
+        while batch := list(islice(starts, batch_size)):
+            with torch.inference_mode():
+                scores = run.scores(batch)
+                if ring is None:
+                    with torch.inference_mode(mode=False):
+                        ring = Ring(prepared.geometry.shape, scores, sweep, weights, spill=spill)
+                for start, window_scores in zip(batch, scores, strict=True):
+                    ring.add(window_scores, start)
+                del scores, window_scores  # before the next windows need the memory
+            done += len(batch)
+            progress(done, len(sweep))
+        assert ring is not None  # every stop has at least one window
+        for first, averages in ring.leave(following, PLANES_PER_SLAB):
+            yield Slab(averages, sweep.axis, first, windows.average == "probabilities", run.head)
+            del averages
 
 
 def predict(

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_LEAST_SPREAD = 0.01  # of the squared mean: with less, the mean of the squares says little of the variance
+
 
 class BatchNorm(_BatchNorm):
     """Batch normalisation that also trains on a single value a channel, as image pooling leaves at batch size 1.
@@ -50,4 +52,42 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
         """Normalise; torch's own forward refuses one voxel, for which the result is the offset."""
+        is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype != torch.float32
+        if not is_plain and _is_channels_last(x):
+            result = self._by_moments(x)
+            if result is not None:
+                return result
+            x = x.contiguous()
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def _by_moments(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"] | None:
+        """Normalise maps whose channels are last in memory; None if they vary too little for that.
+
+        torch adds up a million voxels one by one there, in single precision, which leaves three digits.
+        """
+        mean, square = (moment.view(len(x), self.num_groups, -1).mean(2, keepdim=True) for moment in _moments(x))
+        variance = square - mean**2
+        if bool((variance < _LEAST_SPREAD * mean**2).any()):
+            return None
+        scale = torch.rsqrt(variance + self.eps)
+        scale, offset = (part.expand(-1, -1, x.shape[1] // self.num_groups) for part in (scale, -mean * scale))
+        scale, offset = (part.reshape(len(x), -1, *[1] * (x.ndim - 2)).float() for part in (scale, offset))
+        if self.weight is not None:
+            weight, bias = (part.view(-1, *[1] * (x.ndim - 2)) for part in (self.weight, self.bias))
+            scale, offset = scale * weight, offset * weight + bias
+        return torch.addcmul(offset, x, scale)
+
+
+def _is_channels_last(x: Float[Tensor, "b c *space"]) -> bool:
+    return x.ndim in {4, 5} and x.shape[1] > 1 and x.stride(1) == 1 and x.movedim(1, -1).is_contiguous()
+
+
+def _moments(x: Float[Tensor, "b c *space"]) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
+    """Means of the voxels and of their squares, in double precision from the sums over planes."""
+    batch, channels = x.shape[:2]
+    planes = x.movedim(1, -1).reshape(-1, x.shape[-2:].numel(), channels)
+    squares = torch.bmm(planes.transpose(1, 2), planes).diagonal(dim1=1, dim2=2)  # the quickest way to add them up
+    count = x.shape[2:].numel()
+    sums = (part.view(batch, -1, channels).sum(1, dtype=torch.float64) for part in (planes.sum(1), squares))
+    mean, square = (part / count for part in sums)
+    return mean, square
