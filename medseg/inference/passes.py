@@ -55,7 +55,9 @@ class Passes:
             raise ConfigError(f"Precision bfloat16: {self.device} does not compute with it; leave --precision out.")
         self._is_laid_out = self._is_half or self.device.type == "cpu"
         if self._is_laid_out:
-            self.network = channels_last(self.network, by_onednn=self.device.type == "cpu" and not self._is_half)
+            # oneDNN's own layers hold weights that torch.compile cannot look into.
+            by_onednn = self.device.type == "cpu" and not self._is_half and compiler is None
+            self.network = channels_last(self.network, by_onednn=by_onednn)
         self.head: Head | None = None
         # No linear layer can follow probabilities, and what comes before the last one has no sides to swap.
         self._is_split = windows.average == "probabilities" or bool(windows.mirror_axes and windows.mirror_swaps)
