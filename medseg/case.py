@@ -15,8 +15,9 @@ from medseg.cases import Case, Result, identity_of
 from medseg.choice import Choice, fitting, named
 from medseg.config import PredictConfig, Windows
 from medseg.devices import device_title, free_memory
-from medseg.errors import MedsegError
+from medseg.errors import ConfigError, MedsegError
 from medseg.formats import Algorithm
+from medseg.inference import Compiler
 from medseg.inputs import read_input
 from medseg.labels import LabelSet
 from medseg.ledger import (
@@ -77,6 +78,9 @@ class Predictor:
         if settings.crf and settings.crf != "auto":
             crf_refiner(settings.crf)  # an unknown preset is an error before any scan is read
         self._limit_mib = megabytes(settings.max_memory) if settings.max_memory else None
+        if settings.compile and settings.max_memory:
+            raise ConfigError("The memory of --compile is not foreseen; leave --compile or --max-memory out.")
+        self._compiler = Compiler() if settings.compile else None
         self.following: Case | None = None
         self._models: dict[Path, Model] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
@@ -184,7 +188,7 @@ class Predictor:
         refiners = [crf_refiner(choice.crf)] if choice.crf else []
         if choice.components.anything:
             refiners.append(component_refiner(choice.components))
-        how: dict[str, Any] = {"device": device, "progress": progress}
+        how: dict[str, Any] = {"device": device, "compiler": self._compiler, "progress": progress}
         with turn(device) as waited:
             if waited:
                 stages.lap("wait")
@@ -199,6 +203,8 @@ class Predictor:
         if choice.labels != info.labels:
             segmentation = keep(segmentation, choice.labels)
         findings = [*segmentation.findings, *_doubts(volume, choice, windows, model.windows)]
+        if self._compiler is not None:
+            findings += self._compiler.findings
         if not segmentation.array.any():
             findings.append(Finding("nothing-found", "None of the labels was found in the scan."))
         return volume, replace(segmentation, findings=tuple(dict.fromkeys(findings)))

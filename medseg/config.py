@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from medseg.convention import InputConvention
@@ -247,6 +246,7 @@ class PredictConfig(Settings):
     tiling: Literal["overlap", "even", "halo"] | None = None
     precision: Literal["float32", "bfloat16"] | None = None
     body_only: bool = False
+    compile: bool = False  # the network, by torch.compile
     max_memory: str | None = None  # such as 8GB
     roi_subset: tuple[str, ...] = ()
     crf: str | None = None  # a preset of medseg.refine, or "auto" for the one of the model's modality
@@ -266,6 +266,8 @@ def load_config(path: Path, kind: type[S]) -> S:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a setting is unknown or out of range.
     """
+    import yaml  # noqa: PLC0415 - most runs have options alone
+
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

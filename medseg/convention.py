@@ -17,7 +17,7 @@ class InputConvention(BaseModel):
         std: Divided by at last, in `order`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     order: Literal["RGB", "BGR"]
     scale: float = Field(gt=0)

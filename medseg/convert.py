@@ -12,12 +12,12 @@ from medseg.formats import (
     Algorithm,
     candidate,
     needs_grid,
-    planes_of,
     read,
     read_segmentation,
     write,
     write_onto_source,
 )
+from medseg.formats.dicom import planes_of
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions
 
 

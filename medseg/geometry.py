@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from nibabel.orientations import aff2axcodes
 from numpy.typing import ArrayLike, NDArray
 
 from medseg.errors import GeometryError
+from medseg.orientations import codes_of
 
 Spacing: TypeAlias = tuple[float, float, float]
 Shape: TypeAlias = tuple[int, int, int]
@@ -62,7 +62,7 @@ class Geometry:
     @cached_property
     def orientation(self) -> str:
         """Axis codes such as "RAS": the direction in which each index grows, to the nearest world axis."""
-        return "".join(aff2axcodes(self.affine))
+        return codes_of(self.affine)
 
     @cached_property
     def voxel_volume_mm3(self) -> float:

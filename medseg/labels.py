@@ -19,7 +19,7 @@ _GOLDEN_ANGLE = 0.61803398875
 class Code(BaseModel):
     """A DICOM coded concept (PS3.3, 8.8), usually SNOMED CT: scheme "SCT", value, meaning."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     scheme: str
     value: str
@@ -29,7 +29,7 @@ class Code(BaseModel):
 class Label(BaseModel):
     """One structure: its number in the voxels, its name, and optionally its DICOM code and colour (RGB, 0-255)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     index: int = Field(ge=1)
     name: str = Field(min_length=1)
@@ -49,7 +49,7 @@ class Label(BaseModel):
 class LabelSet(BaseModel):
     """The structures that a segmentation may hold, in ascending order of index; 0 is always background."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     labels: tuple[Label, ...] = Field(min_length=1)
 

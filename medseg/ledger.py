@@ -31,7 +31,7 @@ _MASK_SUFFIX = re.compile(r"\.(nii(\.gz)?|dcm)$", re.IGNORECASE)
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ _PREDICTION = (
     click.option("--tiling", type=click.Choice(["overlap", "even", "halo"]), help="How windows are laid; see README."),
     click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the network; labels may differ."),
     click.option("--body-only", is_flag=True, default=None, help="Leave out the air around the body."),
+    click.option("--compile", is_flag=True, default=None, help="Compile the network (torch.compile); see README."),
     click.option("--max-memory", metavar="SIZE", help="Make the run fit, such as 8GB, or end with 5 before it starts."),
     click.option("--roi-subset", multiple=True, metavar="LABEL,...", help="Keep these labels only."),
     click.option("--crf", is_flag=False, flag_value="auto", metavar="[PRESET]", help="Refine by a dense CRF."),

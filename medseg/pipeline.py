@@ -12,7 +12,17 @@ import torch
 from medseg.errors import GeometryError, ModelError
 from medseg.formats import RESAMPLED, needs_grid, read_segmentation
 from medseg.geometry import Geometry
-from medseg.inference import Progress, are_worth_loading, export, features, highest, load_ahead, resample, silent
+from medseg.inference import (
+    Compiler,
+    Progress,
+    are_worth_loading,
+    export,
+    features,
+    highest,
+    load_ahead,
+    resample,
+    silent,
+)
 from medseg.labels import LabelSet
 from medseg.model import Model
 from medseg.prepare import prepare_labels
@@ -32,6 +42,7 @@ def segment(
     device: torch.device | str = "cpu",
     spill: bool = False,
     prepared: Volume | None = None,
+    compiler: Compiler | None = None,
     progress: Progress = silent,
 ) -> Segmentation:
     """Label every voxel of a scan.
@@ -46,6 +57,7 @@ def segment(
         device: Where the network runs.
         spill: Whether planes that wait for later windows do so in a temporary file; slower, with the same labels.
         prepared: What `model.prepared(volume)` gave, if that was needed before.
+        compiler: Compiles the network by torch.compile and is kept for the next scan; None runs it as it is.
         progress: Called with (windows done, windows in all).
 
     Returns:
@@ -62,7 +74,8 @@ def segment(
         load_ahead()
     prepared = prepared or model.prepared(volume)
     with memory_kept():
-        return _segment(volume, model, refiners, prepared, device=device, spill=spill, progress=progress)
+        how = {"device": device, "spill": spill, "compiler": compiler, "progress": progress}
+        return _segment(volume, model, refiners, prepared, **how)
 
 
 def _segment(volume: Volume, model: Model, refiners: Sequence[Refiner], prepared: Volume, **how: Any) -> Segmentation:

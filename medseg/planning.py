@@ -26,7 +26,7 @@ _MIB = 2**20
 _FLOAT = 4
 _COPIES = 2  # of planes on their way to the labels, while later windows run
 _KERNELS_MIB = 105.0  # loading the compiled kernels
-_WRITING_MIB = 110.0  # loading what reads the written file back
+_WRITING_MIB = 15.0  # loading what draws the preview; what writes DICOM takes up to 100 more
 _NARROWEST = 32  # voxels: windows are not made smaller than this
 
 

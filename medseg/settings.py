@@ -11,9 +11,12 @@ Axis = Literal[0, 1, 2]
 
 
 class Settings(BaseModel):
-    """Base: immutable, and a misspelt key is an error rather than ignored."""
+    """Base: immutable, and a misspelt key is an error rather than ignored.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    What checks a model is built when it is first needed: most runs need few of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ComponentSettings(Settings):

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from medseg.orientations import change, orientation_named, orientation_of, turned, unturned
 from medseg.resources import cores
 
 Voxels: TypeAlias = NDArray[Any]
@@ -45,11 +45,8 @@ def orientation(image: Image, *, axcodes: str, labels: None) -> Image:
     """Flip and swap axes until their codes are these; a view."""
     del labels  # of named axes, which are not used
     array, affine = image
-    change = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(axcodes)))
-    turned = affine @ inv_ornt_aff(change, array.shape[1:])
-    flips = tuple(1 + axis for axis, (_, flip) in enumerate(change) if flip == -1)
-    order = [0, *(1 + int(axis) for axis in np.argsort(change[:, 0]))]
-    return np.flip(array, flips).transpose(order), turned
+    by = change(orientation_of(affine), orientation_named(axcodes))
+    return turned(array, by), affine @ unturned(by, array.shape[1:])
 
 
 def spacing(image: Image, *, pixdim: Sequence[float], mode: str, padding_mode: str, dtype: str) -> Image:

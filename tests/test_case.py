@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medseg.case import Predictor
@@ -164,6 +165,26 @@ def test_unknown_crf_preset_is_refused_before_any_scan_is_read(model):
 def test_unknown_roi_is_refused_before_any_scan_is_read(model):
     with pytest.raises(ConfigError, match=r"'liver'.*dim, bright"):
         Predictor(PredictConfig(model=str(model), roi_subset=("liver",)), device="cpu")
+
+
+def test_a_compiled_run_writes_the_same_labels_and_says_so_whether_or_not_it_could(tmp_path, model, monkeypatch):
+    def refuse(network, *, dynamic):
+        raise RuntimeError("no compiler")
+
+    scan = save_scan(tmp_path / "scan.nii.gz")
+    plain = run(scan, tmp_path / "plain", model)
+    for compile_, code in ((lambda network, *, dynamic: network, "compiled"), (refuse, "not-compiled")):
+        monkeypatch.setattr(torch, "compile", compile_)
+        made = run(scan, tmp_path / code, model, compile=True)
+        assert [finding.code for finding in made.record.findings] == [code]
+        assert made.record.settings_sha256 == plain.record.settings_sha256
+        labels = [labels_in(tmp_path / name / "scan_seg.nii.gz") for name in (code, "plain")]
+        np.testing.assert_array_equal(*labels)
+
+
+def test_the_memory_of_a_compiled_run_is_not_foreseen(model):
+    with pytest.raises(ConfigError, match="leave --compile or --max-memory out"):
+        Predictor(PredictConfig(model=str(model), compile=True, max_memory="8GB"), device="cpu")
 
 
 def test_fast_drops_mirroring_and_overlap_and_says_that_labels_may_differ(tmp_path, model):

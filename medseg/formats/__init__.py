@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from medseg.formats.base import Algorithm, Format
-from medseg.formats.dicom import planes_of
-from medseg.formats.dicom_seg import RESAMPLED
+from medseg.formats.base import RESAMPLED, Algorithm, Format
 from medseg.formats.labelled import OUTPUT_TYPES, needs_grid, read_segmentation, write, write_onto_source
 from medseg.formats.scanning import FORMATS, candidate, format_of, only, scan
 from medseg.study import DEFAULT_OPTIONS, ScanOptions, Series
@@ -21,7 +19,6 @@ __all__ = [
     "Format",
     "candidate",
     "needs_grid",
-    "planes_of",
     "read",
     "read_segmentation",
     "scan",

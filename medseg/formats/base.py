@@ -15,6 +15,8 @@ from medseg.geometry import Geometry
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, SourcePlane, Study
 from medseg.volume import Segmentation, Volume
 
+RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
+
 
 class Scan(Protocol):
     """How a format looks at files: candidates among them, and the others with the reason; no voxels are read."""
@@ -160,6 +162,8 @@ def as_labels(array: NDArray[Any], path: Path) -> NDArray[np.integer[Any]]:
     Raises:
         InputError: If a voxel is negative, or is not a whole number.
     """
+    if array.dtype == np.uint8:  # there is nothing to check, and no smaller type
+        return array
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)) or (array.dtype.kind == "f" and np.any(array != np.rint(array))):
         raise InputError(f"{shown(path)}: holds values that are not whole numbers, so no labels; give a label file.")

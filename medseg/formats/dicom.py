@@ -16,8 +16,9 @@ import numpy as np
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.formats.base import Format, check_intensities, nothing, refused, shown
 from medseg.formats.dicom_files import read_all
+from medseg.formats.dicom_formats import is_image
 from medseg.formats.dicom_group import by_contrast, objection, separated, without_copies
-from medseg.formats.dicom_header import SkippedFileError, looks_like_dicom
+from medseg.formats.dicom_header import SkippedFileError
 from medseg.formats.dicom_repair import on_grid
 from medseg.formats.dicom_slice import FRAME_KEYS, Slice
 from medseg.formats.dicom_stack import Stack, stack
@@ -38,11 +39,6 @@ class _DicomSeries(Series):
     stacks: tuple[Stack, ...] = field(default=(), repr=False)
     options: ScanOptions = DEFAULT_OPTIONS
     error: MedsegError | None = None
-
-
-def recognises(path: Path, head: bytes) -> bool:
-    """Whether a file is DICOM by its first bytes, or by its name."""
-    return looks_like_dicom(head) or path.suffix.lower() in (".dcm", ".ima") or path.name == "DICOMDIR"
 
 
 def scan(paths: Sequence[Path], options: ScanOptions = DEFAULT_OPTIONS, done: Callable[[], None] = nothing) -> Study:
@@ -97,7 +93,7 @@ def planes_of(series: Series, frame: int | None) -> tuple[SourcePlane, ...]:
     return _sources(_chosen(series, frame).stacks[frame or 0])
 
 
-DICOM = Format(_NAME, recognises, scan, read)
+FORMAT = Format(_NAME, is_image, scan, read)
 
 
 def _chosen(series: Series, frame: int | None) -> _DicomSeries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,6 @@ MANUFACTURER = "medseg"
 
 _NAMED = 5  # labels that a finding names before it only counts
 _NEXT_TO_NOTHING = 0.05  # of a label's volume: how much may change on the way to the slices without a finding
-_SOP_CLASS = re.compile(
-    rb"(?:\x02\0\x02\0|\x08\0\x16\0)(?:UI..|....)([0-9.]+)", re.DOTALL
-)  # (0002,0002) or (0008,0016), explicit or implicit VR
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +100,6 @@ def code_of(items: Sequence[Dataset] | None) -> Code | None:
         str(items[0].get(keyword) or "") for keyword in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning")
     )
     return Code(scheme=scheme, value=value, meaning=meaning) if scheme and value and meaning else None
-
-
-def sop_class(head: bytes) -> str:
-    """The SOP class that the first bytes of a DICOM file name; "" if they name none."""
-    match = _SOP_CLASS.search(head)
-    return match[1].decode() if match else ""
 
 
 def check_overlap(labels: Labels, mask: np.ndarray, index: int, names: LabelSet, path: Path) -> None:

@@ -12,13 +12,6 @@ from medseg.formats.dicom_elements import quiet
 from medseg.formats.dicom_fields import text
 from medseg.formats.dicom_header import SkippedFileError, guarded
 
-_DICOMDIR = "1.2.840.10008.1.3.10"
-
-
-def is_index(path: Path, head: bytes) -> bool:
-    """Whether a file is a DICOMDIR, by the class that its meta header names."""
-    return head[128:132] == b"DICM" and _DICOMDIR.encode() in head and path.is_file()
-
 
 def indexed_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files that a DICOMDIR lists, and those that are not there.

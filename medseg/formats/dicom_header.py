@@ -121,12 +121,6 @@ class Header:
         return not self.syntax.is_encapsulated
 
 
-def looks_like_dicom(head: bytes) -> bool:
-    """Whether the first bytes are DICOM, with its preamble or beginning with the data set itself."""
-    starts_with_group = head[:4] in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
-    return head[128:132] == b"DICM" or (starts_with_group and len(head) > 132)
-
-
 def read_header(path: Path, *, limited: bool = False) -> Header:
     """Read the header of an image, not its pixels.
 

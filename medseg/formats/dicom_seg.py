@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Never
 
 from medseg.errors import GeometryError, InputError
-from medseg.formats.base import Format, Onto, each_for_itself, shown
-from medseg.formats.dicom_derived import sop_class, tie
+from medseg.formats.base import RESAMPLED, Format, Onto, each_for_itself, shown
+from medseg.formats.dicom_derived import tie
+from medseg.formats.dicom_formats import is_seg
 from medseg.formats.dicom_limits import bounded
 from medseg.formats.dicom_seg_read import read_frames, read_outline
 from medseg.formats.dicom_seg_write import write_binary, write_labelmap
@@ -21,15 +22,7 @@ from medseg.formats.planes import aligned, spread
 from medseg.study import Finding, Series
 from medseg.volume import Segmentation
 
-RESAMPLED = "resampled"  # code of the finding that labels were brought onto another grid
-
 _NAME = "dicom-seg"
-_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-
-
-def recognises(path: Path, head: bytes) -> bool:
-    """Whether a file is a DICOM SEG, by the SOP class that its first bytes name."""
-    return sop_class(head) in _CLASSES
 
 
 def read(series: Series, frame: int | None) -> Never:
@@ -76,9 +69,9 @@ def _series(path: Path) -> Series:
     return Series((path,), _NAME, shape=geometry.shape, spacing_mm=geometry.spacing_mm, modality="SEG")
 
 
-DICOM_SEG = Format(
+FORMAT = Format(
     _NAME,
-    recognises,
+    is_seg,
     each_for_itself(_NAME, _series),
     read,
     read_segmentation,

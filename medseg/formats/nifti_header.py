@@ -1,7 +1,7 @@
 """A NIfTI header, checked: every size is bounded against the file before anything is allocated.
 
-NIfTI-1 and NIfTI-2 as https://nifti.nimh.nih.gov/nifti-1 and /nifti-2 define them. nibabel knows the fields; what
-they may say is decided here.
+NIfTI-1 and NIfTI-2 as https://nifti.nimh.nih.gov/nifti-1 and /nifti-2 define them. `nifti_fields` knows the fields;
+what they may say is decided here.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medseg.errors import GeometryError, InputError
 from medseg.formats.base import by, shown
+from medseg.formats.nifti_fields import NIFTI1, NIFTI2, Fields
 from medseg.geometry import Geometry, Shape
 from medseg.study import Finding
 
-_KINDS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the size that a header begins with
 _SINGLE, _PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
 _DTYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -116,7 +114,7 @@ def parse_header(stream: BinaryIO, path: Path) -> NiftiHeader:
         scaling=_scaling(header, path),
         geometry=geometry,
         findings=findings,
-        extensions=_extensions(stream, offset - header.sizeof_hdr if single else _MOST_EXTENSION_BYTES, header),
+        extensions=_extensions(stream, offset - header.kind.size if single else _MOST_EXTENSION_BYTES, header),
     )
 
 
@@ -124,20 +122,20 @@ def _damaged(path: Path, what: str) -> InputError:
     return InputError(f"{shown(path)}: the NIfTI header is damaged, {what}; copy or convert the file again.")
 
 
-def _header_block(stream: BinaryIO, path: Path) -> Any:
+def _header_block(stream: BinaryIO, path: Path) -> Fields:
     block = stream.read(348)
-    for size, kind in _KINDS.items():
-        for order, endianness in (("little", "<"), ("big", ">")):
-            if len(block) >= 4 and int.from_bytes(block[:4], order) == size:  # type: ignore[arg-type]
-                block += stream.read(size - 348)
-                if len(block) < size:
+    for kind in (NIFTI1, NIFTI2):
+        for name, order in (("little", "<"), ("big", ">")):
+            if len(block) >= 4 and int.from_bytes(block[:4], name) == kind.size:  # type: ignore[arg-type]
+                block += stream.read(kind.size - 348)
+                if len(block) < kind.size:
                     raise InputError(f"{shown(path)}: the data are cut short in the header; copy the file again.")
-                return kind(block, endianness=endianness, check=False)
+                return Fields(kind, block, order)
     raise NotNiftiError(f"{shown(path)}: not a NIfTI file, whatever its name says; give a NIfTI or DICOM scan.")
 
 
-def _is_single(header: Any, path: Path) -> bool:
-    magic = bytes(header["magic"].item())[:3]
+def _is_single(header: Fields, path: Path) -> bool:
+    magic = bytes(header["magic"])[:3]
     if magic in _SINGLE:
         return True
     if magic in _PAIR:
@@ -148,7 +146,7 @@ def _is_single(header: Any, path: Path) -> bool:
     )
 
 
-def _sizes(header: Any, path: Path) -> list[int]:
+def _sizes(header: Fields, path: Path) -> list[int]:
     """The sizes of the axes, (I, J), (I, J, K) or (I, J, K, frames)."""
     count = int(header["dim"][0])
     if not 1 <= count <= 7:
@@ -168,42 +166,41 @@ def _sizes(header: Any, path: Path) -> list[int]:
     return sizes
 
 
-def _dtype(header: Any, path: Path) -> np.dtype[Any]:
+def _dtype(header: Fields, path: Path) -> np.dtype[Any]:
     code = int(header["datatype"])
     if code in _REFUSED_TYPES:
         raise InputError(f"{shown(path)}: a {_REFUSED_TYPES[code]} image; give one of plain integers or floats.")
     if code not in _DTYPES:
         raise _damaged(path, f"its data type {code} does not exist")
-    dtype: np.dtype[Any] = np.dtype(header.endianness + _DTYPES[code])
+    dtype: np.dtype[Any] = np.dtype(header.order + _DTYPES[code])
     return dtype
 
 
-def _offset(header: Any, single: bool, path: Path) -> int:
+def _offset(header: Fields, single: bool, path: Path) -> int:
     offset = float(header["vox_offset"])
-    least = header.sizeof_hdr + 4 if single else 0
+    least = header.kind.size + 4 if single else 0
     if not least <= offset < 2**62:
         raise _damaged(path, f"voxels cannot begin at byte {offset:g}")
     return int(offset)
 
 
-def _scaling(header: Any, path: Path) -> tuple[float, float] | None:
-    try:
-        slope, intercept = header.get_slope_inter()
-    except HeaderDataError:
-        raise _damaged(path, f"scl_slope {header['scl_slope']} goes with scl_inter {header['scl_inter']}") from None
-    if slope is None or (slope, intercept) == (1.0, 0.0):
+def _scaling(header: Fields, path: Path) -> tuple[float, float] | None:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not np.isfinite(slope):  # not set
         return None
-    return float(slope), float(intercept)
+    if not np.isfinite(intercept):
+        raise _damaged(path, f"scl_slope {slope} goes with scl_inter {intercept}")
+    return None if (slope, intercept) == (1.0, 0.0) else (slope, intercept)
 
 
-def _extensions(stream: BinaryIO, room: int, header: Any) -> tuple[tuple[int, bytes], ...]:
+def _extensions(stream: BinaryIO, room: int, header: Fields) -> tuple[tuple[int, bytes], ...]:
     """The extensions between the header and the voxels; what is malformed is passed over, for it holds no voxels."""
     extender = stream.read(4) if room >= 4 else b""
     room = min(room - 4, _MOST_EXTENSION_BYTES)
     found = []
     while extender[:1] not in (b"", b"\0") and room >= 8:
         start = stream.read(8)
-        order = "little" if header.endianness == "<" else "big"
+        order = "little" if header.order == "<" else "big"
         size, code = (int.from_bytes(start[at : at + 4], order) for at in (0, 4))  # type: ignore[arg-type]
         if not 8 <= size <= room:
             break
@@ -215,19 +212,19 @@ def _extensions(stream: BinaryIO, room: int, header: Any) -> tuple[tuple[int, by
     return tuple(found)
 
 
-def _geometry(header: Any, shape: Shape, path: Path) -> tuple[Geometry, tuple[Finding, ...]]:
+def _geometry(header: Fields, shape: Shape, path: Path) -> tuple[Geometry, tuple[Finding, ...]]:
     """By NIfTI's own order: sform, else qform, else the spacing alone."""
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1  # what the standard says of 0
     findings: list[Finding] = []
-    sform = header.get_sform() if header["sform_code"] > 0 else None
+    sform = header.sform if header["sform_code"] > 0 else None
     qform = _qform(header) if header["qform_code"] > 0 else None
     if sform is None and qform is None and header["qform_code"] > 0:
         raise GeometryError(f"{shown(path)}: the qform is damaged and there is no sform; correct the header.")
     affine = sform if sform is not None else qform
     if affine is None:
-        affine = header.get_base_affine()
+        affine = _unplaced(header, shape)
         text = "The file does not say how the scan lies in the patient (no qform, no sform); LAS is assumed."
         findings.append(Finding("no-orientation", text))
     try:
@@ -240,12 +237,23 @@ def _geometry(header: Any, shape: Shape, path: Path) -> tuple[Geometry, tuple[Fi
     return geometry, tuple(findings)
 
 
-def _qform(header: Any) -> NDArray[np.float64] | None:
+def _qform(header: Fields) -> NDArray[np.float64] | None:
     try:
         with np.errstate(invalid="ignore"):  # not a finite affine: found and named by the caller
-            return np.asarray(header.get_qform(), dtype=np.float64)
-    except (HeaderDataError, ValueError, np.linalg.LinAlgError):
+            return header.qform
+    except ValueError:
         return None
+
+
+def _unplaced(header: Fields, shape: Shape) -> NDArray[np.float64]:
+    """By the spacing alone: axes L, A and S, the middle of the image at 0."""
+    spacing = np.ones(3)
+    count = min(int(header["dim"][0]), 3)
+    spacing[:count] = header["pixdim"][1 : 1 + count]
+    spacing[0] *= -1
+    affine = np.diag((*spacing, 1.0))
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing
+    return affine
 
 
 def _agree(qform: NDArray[np.float64] | None, sform: NDArray[np.float64], shape: Shape) -> bool:
@@ -268,7 +276,7 @@ def _thick(affine: NDArray[np.float64], shape: Shape, findings: list[Finding]) -
     return affine
 
 
-def _in_mm(header: Any, affine: NDArray[np.float64], findings: list[Finding]) -> NDArray[np.float64]:
+def _in_mm(header: Fields, affine: NDArray[np.float64], findings: list[Finding]) -> NDArray[np.float64]:
     unit = int(header["xyzt_units"]) & 0x07
     if unit not in _MM_PER_UNIT:
         return affine

@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from medseg.errors import InputError, MedsegError
 from medseg.formats.base import Format, as_labels, by, check_intensities, nothing, refused, shown
 from medseg.geometry import Geometry
 from medseg.study import DEFAULT_OPTIONS, NO_SPACING, Finding, ScanOptions, Series, Study
 from medseg.volume import Segmentation, Volume
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _NAME = "picture"
 _KINDS = ("PNG", "JPEG", "TIFF")
@@ -80,6 +82,8 @@ RASTER = Format(_NAME, recognises, scan, read, read_segmentation)
 
 
 def _opened(path: Path) -> Image.Image:
+    from PIL import Image  # noqa: PLC0415 - not for those who have no picture
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's word on large pictures, which are bounded below

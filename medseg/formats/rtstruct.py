@@ -10,7 +10,8 @@ import numpy as np
 
 from medseg.errors import GeometryError, InputError
 from medseg.formats.base import Format, Onto, each_for_itself, shown
-from medseg.formats.dicom_derived import sop_class, tie
+from medseg.formats.dicom_derived import tie
+from medseg.formats.dicom_formats import is_rtstruct
 from medseg.formats.dicom_limits import bounded
 from medseg.formats.dicom_source import Source, read_source
 from medseg.formats.planes import Planes, Vector, layers
@@ -21,12 +22,6 @@ from medseg.study import Series
 from medseg.volume import Segmentation
 
 _NAME = "dicom-rtstruct"
-_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
-
-
-def recognises(path: Path, head: bytes) -> bool:
-    """Whether a file is an RTSTRUCT, by the SOP class that its first bytes name."""
-    return sop_class(head) == _CLASS
 
 
 def read(series: Series, frame: int | None) -> Never:
@@ -54,9 +49,9 @@ def _series(path: Path) -> Series:
     return Series((path,), _NAME, modality="RTSTRUCT")
 
 
-DICOM_RTSTRUCT = Format(
+FORMAT = Format(
     _NAME,
-    recognises,
+    is_rtstruct,
     each_for_itself(_NAME, _series),
     read,
     read_segmentation,

@@ -10,14 +10,11 @@ from pathlib import Path
 from medseg.errors import InputError
 from medseg.formats.archives import is_archive, unpack
 from medseg.formats.base import Format, by, shown
-from medseg.formats.dicom import DICOM
-from medseg.formats.dicom_dir import indexed_files, is_index
-from medseg.formats.dicom_seg import DICOM_SEG
+from medseg.formats.dicom_formats import DICOM, DICOM_RTSTRUCT, DICOM_SEG, is_index
 from medseg.formats.files import Skipped, expand, head, walk
 from medseg.formats.itk import ITK
 from medseg.formats.nifti import NIFTI
 from medseg.formats.raster import RASTER
-from medseg.formats.rtstruct import DICOM_RTSTRUCT
 from medseg.study import DEFAULT_OPTIONS, Finding, ScanOptions, Series, Study
 
 # The first that recognises a file has it.
@@ -142,6 +139,8 @@ def find(path: Path) -> Found:
             files, skipped = walk(unpacked.folder)
             return Found(files, [*unpacked.skipped, *skipped], unpacked.folder, path)
         if is_index(path, start):
+            from medseg.formats.dicom_dir import indexed_files  # noqa: PLC0415 - loads pydicom
+
             files, skipped = indexed_files(path)
     return Found(files, skipped)
 

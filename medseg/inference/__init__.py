@@ -1,6 +1,7 @@
 """From a prepared volume to complete planes of class scores on any grid, never holding the whole."""
 
 from medseg.inference.body import around_body
+from medseg.inference.compiling import Compiler
 from medseg.inference.export import export, highest
 from medseg.inference.kernels import are_worth_loading, load_ahead
 from medseg.inference.resample import resample
@@ -9,6 +10,7 @@ from medseg.inference.windows import plan_sweep
 
 __all__ = [
     "PLANES_PER_SLAB",
+    "Compiler",
     "Progress",
     "are_worth_loading",
     "around_body",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from medseg.config import Windows
 from medseg.devices import has_bfloat16
 from medseg.errors import ConfigError, ModelError
 from medseg.geometry import Shape
+from medseg.inference.compiling import Compiler
 from medseg.inference.convolutions import channels_last, laid_out
 from medseg.inference.folding import folded
 from medseg.inference.head import Head, split_head
@@ -26,6 +29,7 @@ class Passes:
         network: Is moved to the device.
         windows: The model's conventions.
         device: Where the network runs.
+        compiler: Compiles the network; None runs it as it is.
 
     Attributes:
         head: The layer that is put off, known after the first window; None if none is.
@@ -34,7 +38,16 @@ class Passes:
         ConfigError: If the device has not the arithmetic that is asked for.
     """
 
-    def __init__(self, prepared: Volume, network: nn.Module, windows: Windows, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        prepared: Volume,
+        network: nn.Module,
+        windows: Windows,
+        device: torch.device | str,
+        compiler: Compiler | None = None,
+    ) -> None:
+        self._compiler, self._origin = compiler, network
+        self._usual: torch.Size | None = None
         self.prepared, self.windows, self.device = prepared, windows, torch.device(device)
         self.network = folded(network.to(device).eval())
         self._is_half = windows.precision == "bfloat16"
@@ -42,7 +55,9 @@ class Passes:
             raise ConfigError(f"Precision bfloat16: {self.device} does not compute with it; leave --precision out.")
         self._is_laid_out = self._is_half or self.device.type == "cpu"
         if self._is_laid_out:
-            self.network = channels_last(self.network, by_onednn=self.device.type == "cpu" and not self._is_half)
+            # oneDNN's own layers hold weights that torch.compile cannot look into.
+            by_onednn = self.device.type == "cpu" and not self._is_half and compiler is None
+            self.network = channels_last(self.network, by_onednn=by_onednn)
         self.head: Head | None = None
         # No linear layer can follow probabilities, and what comes before the last one has no sides to swap.
         self._is_split = windows.average == "probabilities" or bool(windows.mirror_axes and windows.mirror_swaps)
@@ -81,10 +96,12 @@ class Passes:
         """
         thin = self.windows.thin_axis
         seen = image if thin is None else image.squeeze(2 + thin)
+        if not exact:
+            self._usual = self._usual or seen.shape
         seen = laid_out(seen) if self._is_laid_out else seen
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._is_half and not exact):
             if self._is_split:
-                scores: Tensor = self.network(seen)
+                scores = (self.network if exact else self._compiled(seen.shape))(seen)
             else:
                 self._is_split = True
                 scores, split = split_head(self.network, seen)
@@ -95,3 +112,10 @@ class Passes:
         if scores.shape[2:] != image.shape[2:]:
             raise ModelError(f"The network gave {tuple(scores.shape[2:])} for a window of {tuple(image.shape[2:])}.")
         return scores
+
+    def _compiled(self, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+        """The network, compiled for the shape of the first batch: a smaller last one is not worth another one."""
+        if self._compiler is None or shape != self._usual:
+            return self.network
+        key = (self._origin, str(self.device), self._is_half, self.head is None, shape)
+        return self._compiler.compiled(self.network, key)

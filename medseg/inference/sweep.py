@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from medseg.config import Windows
+from medseg.inference.compiling import Compiler
 from medseg.inference.halo import halo_tiles
 from medseg.inference.passes import Passes
 from medseg.inference.ring import Ring
@@ -35,6 +36,7 @@ def features(
     device: torch.device | str = "cpu",
     batch_size: int = 1,
     spill: bool = False,
+    compiler: Compiler | None = None,
     progress: Progress = silent,
 ) -> Iterator[Slab]:
     """As `predict`, but where the network's last layer can be put off, slabs hold its inputs, and it as their `head`.
@@ -46,9 +48,10 @@ def features(
         device: Where the network runs; it is moved there.
         batch_size: Windows that go through the network together.
         spill: Whether the planes that wait for later windows wait in a temporary file instead of in memory.
+        compiler: Compiles the network, where one is given.
         progress: Called with (windows done, windows in all).
     """
-    run = Passes(prepared, network, windows, device)
+    run = Passes(prepared, network, windows, device, compiler)
     if windows.tiling == "halo":
         for first, axis, scores in halo_tiles(run, PLANES_PER_SLAB, progress):
             yield Slab(scores, axis, first, windows.average == "probabilities", run.head)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from medseg.orientations import orientation_of, turned
 from medseg.report.picture import BACKGROUND_RGB, TEXT_RGB, VIEWS, View, enlarged, inner_edge, intensity_window
 from medseg.volume import Segmentation, Volume
 
@@ -56,11 +56,11 @@ def comparison_panels(
     Returns:
         An axial, a coronal and a sagittal slice; of a scan of one slice, that one.
     """
-    orientation = io_orientation(reference.geometry.affine)
-    masks = [apply_orientation(one.array, orientation) for one in (reference, *predictions)]
-    image = None if volume is None else apply_orientation(volume.array[0], orientation)
+    orientation = orientation_of(reference.geometry.affine)
+    masks = [turned(one.array, orientation) for one in (reference, *predictions)]
+    image = None if volume is None else turned(volume.array[0], orientation)
     spacing_mm = np.empty(3)
-    spacing_mm[orientation[:, 0].astype(int)] = reference.geometry.spacing_mm
+    spacing_mm[orientation[:, 0]] = reference.geometry.spacing_mm
     flat = [axis for axis in range(3) if masks[0].shape[axis] == 1]
     panels = []
     for view in VIEWS:

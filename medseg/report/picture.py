@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from medseg.labels import BACKGROUND, Label, LabelSet
+from medseg.orientations import orientation_of, turned
 from medseg.volume import Segmentation, Volume
 
 BACKGROUND_RGB = (16, 18, 22)
@@ -54,11 +54,11 @@ def preview(volume: Volume, segmentation: Segmentation, labels: LabelSet) -> Ima
         An RGB picture: up to three panels, true to scale in mm, above a legend with volumes in ml. A scan of one slice
         has one panel.
     """
-    orientation = io_orientation(volume.geometry.affine)
-    numbers = apply_orientation(segmentation.array, orientation)
+    orientation = orientation_of(volume.geometry.affine)
+    numbers = turned(segmentation.array, orientation)
     colours = 3 if len(volume.array) == 3 and volume.array.dtype == np.uint8 else 1
-    image = np.stack([apply_orientation(channel, orientation) for channel in volume.array[:colours]], axis=-1)
-    order = orientation[:, 0].astype(int)
+    image = np.stack([turned(channel, orientation) for channel in volume.array[:colours]], axis=-1)
+    order = orientation[:, 0]
     spacing_mm = np.empty(3)
     spacing_mm[order] = volume.geometry.spacing_mm
     flat = [axis for axis in range(3) if numbers.shape[axis] == 1]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from medseg.geometry import Geometry
 from medseg.metrics import Metric, measure_slices
+from medseg.orientations import orientation_of
 from medseg.report.measuring import Measuring, Plane
 from medseg.volume import Segmentation
 
@@ -45,7 +45,7 @@ def slice_axis(geometry: Geometry, plane: Plane) -> int:
         spacing = np.array(geometry.spacing_mm)
         # Of axes of equal steps the last one, as files have their slices.
         return int(np.flatnonzero(spacing >= spacing.max() * (1 - 1e-3))[-1])
-    return int(np.flatnonzero(io_orientation(geometry.affine)[:, 0] == _WORLD_AXIS[plane])[0])
+    return int(np.flatnonzero(orientation_of(geometry.affine)[:, 0] == _WORLD_AXIS[plane])[0])
 
 
 def sliced(

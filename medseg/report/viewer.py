@@ -11,7 +11,6 @@ from html import escape
 from importlib import resources
 from typing import Any, TypeAlias
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -149,6 +148,8 @@ def _scan(array: NDArray[Any], geometry: Geometry) -> Layer:
 def _nifti(array: NDArray[Any], geometry: Geometry) -> bytes:
     if array.dtype.itemsize > 4:
         array = array.astype(np.int32)
+    import nibabel  # noqa: PLC0415 - takes longer to load than a small scan to segment
+
     image: Any = nibabel.Nifti1Image(array, geometry.affine)
     return gzip.compress(image.to_bytes(), mtime=0)
 

@@ -22,10 +22,13 @@ PREDICT_LIMIT_S = 1.0
 LOAD = "import sys, torch; from safetensors.torch import load_file; load_file(sys.argv[1])"
 
 
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
 def cpu_seconds(*arguments: str) -> float:
     """User and system time of one run, its children included."""
     before = os.times()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     after = os.times()
     return after.children_user - before.children_user + after.children_system - before.children_system
 

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import nibabel
 import numpy as np
 import pydicom
@@ -84,6 +86,14 @@ def test_every_kind_of_difference_is_found(tmp_path, array, geometry, what):
         confirm(tmp_path / "x", wanted, (array.transpose(2, 1, 0), Planes.of(geometry)))
 
 
+def test_the_same_labels_in_another_place_are_found_however_little_is_moved(tmp_path):
+    wanted = (block().transpose(2, 1, 0), Planes.of(GEOMETRY))
+    for shift_mm, passes in ((0.0069, True), (0.0071, False)):  # a hundredth of 0.5 mm, and 2 µm
+        found = (block().transpose(2, 1, 0), Planes.of(moved(GEOMETRY, shift_mm)))
+        with nullcontext() if passes else pytest.raises(VerificationError):
+            confirm(tmp_path / "x", wanted, found)
+
+
 def test_voxel_that_moved_within_a_label_of_the_same_size_is_found_by_the_box(tmp_path):
     array = np.zeros(GEOMETRY.shape, np.uint8)
     array[2:7, 3, 3] = array[3, 3, 3] = 1
@@ -108,12 +118,10 @@ def test_the_same_labels_pass_whatever_the_order_of_planes(tmp_path):
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_nifti_that_is_written_wrongly_never_appears(tmp_path, monkeypatch, ending):
-    save = nibabel.Nifti1Image.to_stream
+    def swapped(part, array, geometry, labels):
+        nibabel.save(nibabel.Nifti1Image(array[::-1], geometry.affine), part)
 
-    def swapped(image, stream):
-        save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), stream)
-
-    monkeypatch.setattr(nibabel.Nifti1Image, "to_stream", swapped)
+    monkeypatch.setattr(medseg.formats.nifti, "save", swapped)
     with pytest.raises(VerificationError, match="centroid of label 1"):
         write(Segmentation(block(), GEOMETRY), tmp_path / f"seg{ending}")
     assert list(tmp_path.iterdir()) == []
@@ -127,7 +135,7 @@ def test_file_that_was_there_before_survives_a_failed_check(tmp_path, monkeypatc
     def fail(*args):
         raise VerificationError("no")
 
-    monkeypatch.setattr(medseg.formats.nifti, "confirm_nifti", fail)
+    monkeypatch.setattr(medseg.formats.nifti, "confirm", fail)
     with pytest.raises(VerificationError):
         write(Segmentation(block(), GEOMETRY), path)
     assert path.read_bytes() == before
@@ -140,16 +148,38 @@ def test_sheared_nifti_which_itk_refuses_is_read_back_all_the_same(tmp_path, mon
     path = tmp_path / "seg.nii.gz"
     write(Segmentation(block(), sheared), path)
     np.testing.assert_array_equal(read_segmentation(path).array, block())
-    save = nibabel.Nifti1Image.to_stream
-    monkeypatch.setattr(
-        nibabel.Nifti1Image,
-        "to_stream",
-        lambda image, path: save(
-            nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine @ np.diag((1, 1, 2, 1))), path
-        ),
-    )
+
+    def stretched(part, array, geometry, labels):
+        nibabel.save(nibabel.Nifti1Image(array, geometry.affine @ np.diag((1, 1, 2, 1))), part)
+
+    monkeypatch.setattr(medseg.formats.nifti, "save", stretched)
     with pytest.raises(VerificationError):
         write(Segmentation(block(), sheared), path)
+
+
+def test_nifti_whose_qform_contradicts_its_sform_never_appears(tmp_path, monkeypatch):
+    def turned(part, array, geometry, labels):
+        image = nibabel.Nifti1Image(array, geometry.affine)
+        image.set_qform(geometry.affine @ np.diag((-1, 1, 1, 1)), code=1)
+        nibabel.save(image, part)
+
+    monkeypatch.setattr(medseg.formats.nifti, "save", turned)
+    with pytest.raises(VerificationError, match="qform and sform place the scan differently"):
+        write(Segmentation(block(), GEOMETRY), tmp_path / "seg.nii.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nifti_that_is_cut_short_never_appears(tmp_path, monkeypatch):
+    save = medseg.formats.nifti.save
+
+    def cut(part, *what):
+        save(part, *what)
+        part.write_bytes(part.read_bytes()[:-20])
+
+    monkeypatch.setattr(medseg.formats.nifti, "save", cut)
+    with pytest.raises(VerificationError, match="damaged or cut short"):
+        write(Segmentation(block(), GEOMETRY), tmp_path / "seg.nii.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def reversed_frames(path):

@@ -10,7 +10,8 @@ import pytest
 
 from medseg.convert import convert
 from medseg.errors import GeometryError, InputError
-from medseg.formats import planes_of, read, read_segmentation, scan, write, write_onto_source
+from medseg.formats import read, read_segmentation, scan, write, write_onto_source
+from medseg.formats.dicom import planes_of
 from medseg.geometry import Geometry
 from medseg.study import ScanOptions
 from medseg.volume import Segmentation

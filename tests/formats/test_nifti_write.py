@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -170,6 +171,31 @@ def test_grid_beyond_the_sizes_of_nifti_1_is_written_as_nifti_2(tmp_path: Path) 
     assert read_segmentation(tmp_path / "long.nii.gz").array[39999, 0, 0] == 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("geometry", ORIENTATIONS[:8] + OBLIQUE, ids=lambda g: g.orientation)
+def test_the_bytes_are_those_that_nibabel_writes(geometry: Geometry, dtype: type, tmp_path: Path) -> None:
+    highest = np.iinfo(dtype).max
+    labels = LabelSet.from_names({1: "größer", int(highest): "highest"})
+    array = np.random.default_rng(0).integers(0, highest, SHAPE, dtype=dtype, endpoint=True)
+    write(Segmentation(array, geometry, labels), tmp_path / "ours.nii")
+    image = nib.Nifti1Image(array, geometry.affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(geometry.affine, code=1)
+    image.set_qform(geometry.affine, code=1)
+    if not geometry.matches(Geometry(geometry.shape, image.header.get_qform())):
+        image.set_qform(None)
+    text = json.dumps({"medseg_labels": labels.model_dump(mode="json", exclude_none=True)["labels"]})
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, text.encode("ascii")))
+    assert (tmp_path / "ours.nii").read_bytes() == image.to_bytes()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_order_in_memory_does_not_matter(order: Literal["C", "F"], tmp_path: Path) -> None:
+    array = np.arange(np.prod(SHAPE)).reshape(SHAPE).copy(order=order)
+    write(Segmentation(array[::-1], OBLIQUE[0]), tmp_path / "seg.nii.gz")
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "seg.nii.gz").dataobj), array[::-1])
+
+
 def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         write(numbered(OBLIQUE[0]), tmp_path / name)
@@ -189,11 +215,11 @@ def test_negative_label_is_refused_and_nothing_is_written(tmp_path: Path) -> Non
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(self: nib.Nifti1Image, stream: BinaryIO) -> None:
-        stream.write(b"half")
+    def fill(path: Path, *what: object) -> None:
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib.Nifti1Image, "to_stream", fill)
+    monkeypatch.setattr("medseg.formats.nifti.save", fill)
     with pytest.raises(ResourceError, match="disk is full"):
         write(numbered(OBLIQUE[0]), tmp_path / "seg.nii.gz")
     assert list(tmp_path.iterdir()) == []
