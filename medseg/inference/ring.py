@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from tempfile import TemporaryFile
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.geometry import Shape
@@ -44,6 +46,7 @@ class Ring:
         spill: bool = False,
     ) -> None:
         self.shape, self.sweep, self.weights = shape, sweep, weights
+        self._own_weights: NDArray[np.float32] = weights.cpu().numpy()
         extent = sweep.ring_shape(shape)
         self.depth = extent[sweep.axis]
         self.origin = [min(positions[0], 0) for positions in sweep.starts]
@@ -98,28 +101,29 @@ class Ring:
         self.first = stop
 
     def _weight_of(self, planes: slice) -> Float[Tensor, "i j k"]:
-        """The weights of all windows that touch some planes, added up: axis by axis, as windows lie on a grid."""
+        """The weights of all windows that touch some planes, added up: axis by axis, as windows lie on a grid.
+
+        By NumPy: so little work takes torch's threads longer to share than to do, much longer on a busy machine.
+        """
         axis, size = self.sweep.axis, self.sweep.size
-        total = None
+        extent = list(self.sums.shape[1:])
+        extent[axis] = planes.stop - planes.start
+        total = np.zeros(extent, dtype=np.float32)
         for start in self.sweep.stops:
             begin, stop = max(planes.start, start), min(planes.stop, start + size[axis])
             if begin >= stop:
                 continue
-            weight = _along(self.weights, axis, slice(begin - start, stop - start))
+            weight = _part(self._own_weights, axis, begin - start, stop - start)
             for a in (a for a in range(3) if a != axis):
-                shape = list(weight.shape)
-                shape[a] = self.sums.shape[1 + a]
-                line = weight.new_zeros(shape)
+                line = np.zeros((*weight.shape[:a], extent[a], *weight.shape[a + 1 :]), dtype=np.float32)
                 for position in self.sweep.starts[a]:
-                    line.narrow(a, position - self.origin[a], size[a]).add_(weight)
+                    first = position - self.origin[a]
+                    here = _part(line, a, first, first + size[a])
+                    here += weight
                 weight = line
-            if total is None:
-                shape = list(weight.shape)
-                shape[axis] = planes.stop - planes.start
-                total = weight.new_zeros(shape)
-            _along(total, axis, slice(begin - planes.start, stop - planes.start)).add_(weight)
-        assert total is not None  # windows cover all planes
-        return total
+            here = _part(total, axis, begin - planes.start, stop - planes.start)
+            here += weight
+        return torch.from_numpy(total).to(self.weights.device)
 
     def _places(self, begin: int, stop: int) -> Iterator[tuple[slice, slice]]:
         """Consecutive planes of the volume, and where they lie in the ring: one span, or two where it begins anew."""
@@ -141,6 +145,10 @@ def _pages(size: int, *, spill: bool) -> mmap.mmap:
         with suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
     return pages
+
+
+def _part(array: NDArray[np.float32], axis: int, begin: int, stop: int) -> NDArray[np.float32]:
+    return array[(slice(None),) * axis + (slice(begin, stop),)]
 
 
 def _along(tensor: Tensor, axis: int, planes: slice) -> Tensor:
