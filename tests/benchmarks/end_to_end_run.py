@@ -144,7 +144,8 @@ def by_monai(
     image = data["image"][None]
     with torch.inference_mode():
         if name == "slices":
-            scores = SliceInferer((WINDOW, WINDOW), spatial_dim=2, overlap=OVERLAP, mode="gaussian")(image, network)
+            slices = SliceInferer(spatial_dim=2, roi_size=(WINDOW, WINDOW), overlap=OVERLAP, mode="gaussian")
+            scores = slices(image, network)
         else:
             scores = sliding_window_inference(image, (WINDOW,) * 3, 1, network, overlap=OVERLAP, mode="gaussian")
     laps.lap("segment")
