@@ -11,6 +11,7 @@ import time
 import torch
 
 from medseg.inference import Compiler
+from medseg.inference.convolutions import channels_last, laid_out
 from medseg.inference.folding import folded
 from medseg.inference.head import split_head
 from tests.benchmarks.end_to_end_cases import NETWORKS, network_of
@@ -26,9 +27,11 @@ def main() -> None:
         with torch.inference_mode():
             network = folded(network_of(name, CLASSES))
             _, split = split_head(network, image)
-            network = split.body if split else network
+            body = split.body if split else network
+            image = laid_out(image)
+            network = channels_last(body, by_onednn=True)  # as medseg runs it
             compiler = Compiler()
-            compiled = compiler.compiled(network, name)
+            compiled = compiler.compiled(channels_last(body, by_onednn=False), name)
             started = time.perf_counter()
             apart = (compiled(image) - network(image)).abs().max()
             first_s = time.perf_counter() - started
