@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+from medseg.inference.twins import with_parts
+
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class _ByOneDnn:
@@ -52,23 +54,19 @@ def channels_last(network: nn.Module, *, by_onednn: bool) -> nn.Module:
         name: part if part is None else channels_last(part, by_onednn=by_onednn)
         for name, part in network._modules.items()
     }
-    if all(part is network._modules[name] for name, part in parts.items()):
-        return network
-    twin = copy.copy(network)
-    twin._modules = parts
-    return twin
+    return with_parts(network, parts)
 
 
 def laid_out(images: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
     """A copy with the channels last in memory; of a single channel too, which torch else takes for channels first."""
-    return images.clone(memory_format=FORMATS[images.ndim])
+    return images.clone(memory_format=_FORMATS[images.ndim])
 
 
 def _laid_out(conv: _ConvNd, *, by_onednn: bool) -> nn.Module:
-    if conv.weight.ndim not in FORMATS:
+    if conv.weight.ndim not in _FORMATS:
         return conv
     twin = copy.copy(conv)
-    weight = conv.weight.detach().contiguous(memory_format=FORMATS[conv.weight.ndim])
+    weight = conv.weight.detach().contiguous(memory_format=_FORMATS[conv.weight.ndim])
     twin._parameters = {**conv._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
     is_plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and weight.dtype == torch.float32
     if by_onednn and is_plain and type(conv) in _ONE_DNN and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

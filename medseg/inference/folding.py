@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from medseg.inference.twins import with_parts
 
 _PLAIN = (nn.Conv2d, nn.Conv3d)
 
@@ -30,8 +31,4 @@ def folded(network: nn.Module) -> nn.Module:
             # Other kinds of convolution may do more than convolve.
             if isinstance(conv, nn.Conv2d | nn.Conv3d) and type(conv) in _PLAIN and isinstance(norm, _BatchNorm):
                 parts[name], parts[following] = fuse_conv_bn_eval(conv, norm), nn.Identity()
-    if all(part is network._modules[name] for name, part in parts.items()):
-        return network
-    twin = copy.copy(network)
-    twin._modules = parts
-    return twin
+    return with_parts(network, parts)

@@ -6,13 +6,14 @@ to the average gives the same C logits. Where F is smaller than C, that saves me
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from medseg.inference.twins import with_parts
 
 # Of the largest logit: what rounding may change.
 _TOLERANCE, _TOLERANCE_HALF = 1e-5, 2e-2
@@ -163,8 +164,6 @@ def _with(network: nn.Module, parts: Mapping[str, nn.Module]) -> nn.Module:
 def _replaced(network: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
     if not path:
         return part
-    twin = copy.copy(network)
     child = network._modules[path[0]]
     assert child is not None
-    twin._modules = {**network._modules, path[0]: _replaced(child, path[1:], part)}
-    return twin
+    return with_parts(network, {path[0]: _replaced(child, path[1:], part)})

@@ -122,12 +122,18 @@ class Found:
             print(f"{case}: {system}: {stages}; import {figures['import']:.1f} s", flush=True)
 
 
-def measure(name: str, found: Found, *, systems: list[str], repeats: int, work: Path, clock: str) -> None:
-    """Run the systems in turns, but for those that are known."""
-    case = Case.named(name)
+def scan_of(case: Case, work: Path) -> Path:
+    """The file of a case's scan, which is made if it is not there."""
     scan = work / f"{case.scan}-{case.classes}.nii.gz"
     if not scan.exists():
         save_phantom(scan, SCANS[case.scan], case.classes)
+    return scan
+
+
+def measure(name: str, found: Found, *, systems: list[str], repeats: int, work: Path, clock: str) -> None:
+    """Run the systems in turns, but for those that are known."""
+    case = Case.named(name)
+    scan = scan_of(case, work)
     unknown = [system for system in systems if system not in found.cases.get(name, {})]
     for _ in range(repeats):
         for system in unknown:

@@ -18,8 +18,8 @@ from pathlib import Path
 from medseg.formats import read, write
 from medseg.pipeline import segment
 from medseg.planning import plan
-from tests.benchmarks.end_to_end import ROOT, Case
-from tests.benchmarks.end_to_end_cases import SCANS, network_of, save_phantom
+from tests.benchmarks.end_to_end import ROOT, Case, scan_of
+from tests.benchmarks.end_to_end_cases import network_of
 from tests.benchmarks.end_to_end_run import model_of
 
 CASES = ("tiny-2-M", "tiny-25-M", "tiny-100-M", "tiny-25-L", "tiny-100-D", "unet-25-M", "slices-2-M")
@@ -61,10 +61,7 @@ def main() -> None:
         return
     arguments.work.mkdir(parents=True, exist_ok=True)
     for name in arguments.cases:
-        case = Case.named(name)
-        scan = arguments.work / f"{case.scan}-{case.classes}.nii.gz"
-        if not scan.exists():
-            save_phantom(scan, SCANS[case.scan], case.classes)
+        scan = scan_of(Case.named(name), arguments.work)
         planned, taken = (peak_gb(step, name, scan) for step in ("plan", "run"))
         apart = planned / taken - 1
         print(f"{name:<12} plan {planned:.2f} GB, run {taken:.2f} GB: {apart:+.0%} (bar {BAR:.0%})", flush=True)

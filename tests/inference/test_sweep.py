@@ -118,7 +118,7 @@ def test_batches_do_not_change_the_scores():
     windows = Windows(size=(16, 16, 16))
     one = whole(predict(volume, network, windows, batch_size=1), (30, 30, 30))
     many = whole(predict(volume, network, windows, batch_size=7), (30, 30, 30))
-    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-5)
 
 
 def test_sums_that_wait_in_a_file_are_the_same():
